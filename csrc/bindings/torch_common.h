@@ -1,0 +1,46 @@
+// What every torch binding needs: torch's stable ABI only, so that one binary serves every Python and torch >= 2.11.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "../kernels/parallel.h"
+
+namespace pcseg::bindings {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// torch's own pool, so that torch.set_num_threads holds for the kernels too.
+inline Parallel torch_threads() {
+  return Parallel(
+      [](int64_t n, int64_t grain, Parallel::Body body, void* context) {
+        torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) { body(context, begin, end); });
+      },
+      static_cast<int>(torch::stable::get_num_threads()));
+}
+
+// The checks here guard memory; messages for users come from the Python face.
+inline void expect(bool ok, const char* op, const char* what) { STD_TORCH_CHECK(ok, "pcseg::", op, ": ", what); }
+
+template <class T>
+const T* data(const Tensor& t) {
+  return static_cast<const T*>(t.data_ptr());
+}
+template <class T>
+T* mutable_data(Tensor& t) {
+  return static_cast<T*>(t.data_ptr());
+}
+
+inline Tensor empty_like_device(const Tensor& like, std::vector<int64_t> sizes, ScalarType type) {
+  return torch::stable::new_empty(like, sizes, type);
+}
+
+}  // namespace pcseg::bindings

@@ -1,0 +1,36 @@
+"""What goes wrong through a user's input, and how a command says so."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """Input that a user can mend. The message is one line: what is wrong, where, and how to mend it."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command's ``main``: a user's mistake becomes one line on stderr and exit code 2, Ctrl-C exit code 130.
+
+    Anything else is a defect of pcseg and keeps its traceback. ``PCSEG_TRACEBACK=1`` keeps every traceback.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (InputError, OSError) as error:
+        if os.environ.get("PCSEG_TRACEBACK") == "1":
+            raise
+        print(f"error: {describe(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def describe(error: Exception) -> str:
+    """One line for an error: for an ``OSError`` the file and the system's reason."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return " ".join(str(error).split())
