@@ -37,8 +37,7 @@ ISA_FLAGS = {"portable": ""}
 if platform.machine() in ("x86_64", "AMD64"):
     ISA_FLAGS["avx2"] = "-mavx2 -mfma -mf16c -mbmi -mbmi2 -mlzcnt -mpopcnt"
     ISA_FLAGS["avx512"] = (
-        ISA_FLAGS["avx2"]
-        + " -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512cd -mprefer-vector-width=512"
+        ISA_FLAGS["avx2"] + " -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512cd -mprefer-vector-width=512"
     )
 
 
@@ -66,7 +65,11 @@ def nvcc() -> str | None:
 
 
 def archs() -> list[str]:
-    return [a.strip().replace(".", "") for a in os.environ.get("PCSEG_CUDA_ARCHS", DEFAULT_CUDA_ARCHS).replace(",", ";").split(";") if a.strip()]
+    return [
+        a.strip().replace(".", "")
+        for a in os.environ.get("PCSEG_CUDA_ARCHS", DEFAULT_CUDA_ARCHS).replace(",", ";").split(";")
+        if a.strip()
+    ]
 
 
 class NinjaFile:
@@ -159,11 +162,20 @@ class Build(build_ext):
         objects = [n.object("cuda", s, fmad="false" if s.stem in exact else "true") for s in sources]
         objects += [n.object("binding", s) for s in sorted(BINDINGS.glob("cuda_*.cpp"))]
         cudart = Path(compiler).resolve().parent.parent
-        static = next((p for p in (cudart / "lib64", cudart / "targets/x86_64-linux/lib") if (p / "libcudart_static.a").exists()), None)
+        static = next(
+            (p for p in (cudart / "lib64", cudart / "targets/x86_64-linux/lib") if (p / "libcudart_static.a").exists()),
+            None,
+        )
         if static is None:
-            sys.exit(f"pcseg: nvcc is at {compiler} but libcudart_static.a is not under {cudart}; set CUDA_HOME or PCSEG_CUDA=0.")
-        n.link("shared", out / "lib" / "libpcseg_cuda.so", [*objects, stub],
-               libs=f"{torch_libs} -L{static} -lcudart_static -ldl -lrt")
+            sys.exit(
+                f"pcseg: nvcc is at {compiler} but libcudart_static.a is not under {cudart}; set CUDA_HOME or PCSEG_CUDA=0."
+            )
+        n.link(
+            "shared",
+            out / "lib" / "libpcseg_cuda.so",
+            [*objects, stub],
+            libs=f"{torch_libs} -L{static} -lcudart_static -ldl -lrt",
+        )
 
     def describe_numpy(self, n: NinjaFile, out: Path, kernels: list[Path]) -> None:
         if not (BINDINGS / "numpy.cpp").exists():

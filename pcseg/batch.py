@@ -43,9 +43,7 @@ class PointBatch:
         for name in ("labels", "instances", "rows"):
             value = getattr(self, name)
             if value is not None and (value.shape != (rows,) or value.dtype != torch.int64):
-                raise ValueError(
-                    f"PointBatch: {name} must be ({rows},) int64, got {tuple(value.shape)} {value.dtype}"
-                )
+                raise ValueError(f"PointBatch: {name} must be ({rows},) int64, got {tuple(value.shape)} {value.dtype}")
 
     def __len__(self) -> int:
         """Number of clouds."""

@@ -15,7 +15,9 @@ CUDA_LIBRARY = LIBRARIES / "libpcseg_cuda.so"
 def _load() -> bool:
     """Register the ops with torch; returns whether the CUDA kernels are among them."""
     if not CPU_LIBRARY.exists():
-        raise ImportError(f"{CPU_LIBRARY} is missing: build it with `pip install .` or `python setup.py build_ext --inplace`")
+        raise ImportError(
+            f"{CPU_LIBRARY} is missing: build it with `pip install .` or `python setup.py build_ext --inplace`"
+        )
     torch.ops.load_library(str(CPU_LIBRARY))
     if torch.version.cuda is None or not CUDA_LIBRARY.exists():
         return False
