@@ -2,9 +2,9 @@
 
 Three libraries, none of which needs another's compiler or headers:
 
-* pcseg/lib/libpcseg_cpu.so    the CPU kernels, once per instruction set, and their torch bindings (stable ABI, no Python)
-* pcseg/lib/libpcseg_cuda.so   the CUDA kernels and their torch bindings; built when nvcc is here, GPU or not
-* pcseg/_numpy.*.so            the CPU kernels on NumPy arrays (pybind11, so one file per Python)
+* pcseg/lib/libpcseg_cpu.so    CPU kernels, once per instruction set, with torch bindings (stable ABI, no Python)
+* pcseg/lib/libpcseg_cuda.so   CUDA kernels with torch bindings; built when nvcc is here, GPU or not
+* pcseg/_numpy.*.so            CPU kernels on NumPy arrays (pybind11, so one file per Python)
 
 Environment: PCSEG_CUDA=0 leaves CUDA out; PCSEG_CUDA_ARCHS lists its architectures (default 75;80;90;120);
 PCSEG_WERROR=1 turns warnings into errors; MAX_JOBS limits the compilers at work at a time.
@@ -65,11 +65,17 @@ def nvcc() -> str | None:
 
 
 def archs() -> list[str]:
-    return [
-        a.strip().replace(".", "")
-        for a in os.environ.get("PCSEG_CUDA_ARCHS", DEFAULT_CUDA_ARCHS).replace(",", ";").split(";")
-        if a.strip()
-    ]
+    wanted = os.environ.get("PCSEG_CUDA_ARCHS", DEFAULT_CUDA_ARCHS).replace(",", ";").split(";")
+    return [a.strip().replace(".", "") for a in wanted if a.strip()]
+
+
+def static_cudart(compiler: str) -> Path:
+    """Folder of libcudart_static.a: linked in, so the CUDA version of the torch wheel does not matter."""
+    root = Path(compiler).resolve().parent.parent
+    for folder in (root / "lib64", root / "targets" / "x86_64-linux" / "lib"):
+        if (folder / "libcudart_static.a").exists():
+            return folder
+    sys.exit(f"pcseg: nvcc is {compiler}, but libcudart_static.a is not under {root}: set CUDA_HOME or PCSEG_CUDA=0.")
 
 
 class NinjaFile:
@@ -161,20 +167,11 @@ class Build(build_ext):
         exact = {"knn", "radius_search", "cell_grid", "grid_subsample"}  # distances that must tie as on the CPU
         objects = [n.object("cuda", s, fmad="false" if s.stem in exact else "true") for s in sources]
         objects += [n.object("binding", s) for s in sorted(BINDINGS.glob("cuda_*.cpp"))]
-        cudart = Path(compiler).resolve().parent.parent
-        static = next(
-            (p for p in (cudart / "lib64", cudart / "targets/x86_64-linux/lib") if (p / "libcudart_static.a").exists()),
-            None,
-        )
-        if static is None:
-            sys.exit(
-                f"pcseg: nvcc is at {compiler} but libcudart_static.a is not under {cudart}; set CUDA_HOME or PCSEG_CUDA=0."
-            )
         n.link(
             "shared",
             out / "lib" / "libpcseg_cuda.so",
             [*objects, stub],
-            libs=f"{torch_libs} -L{static} -lcudart_static -ldl -lrt",
+            libs=f"{torch_libs} -L{static_cudart(compiler)} -lcudart_static -ldl -lrt",
         )
 
     def describe_numpy(self, n: NinjaFile, out: Path, kernels: list[Path]) -> None:

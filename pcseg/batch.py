@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -108,7 +109,7 @@ def split(batch: PointBatch) -> list[PointBatch]:
     """The clouds of a batch, each a batch of one; the inverse of :func:`cat`."""
     clouds = []
     bounds = batch.offsets.tolist()
-    for index, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for index, (start, end) in enumerate(itertools.pairwise(bounds)):
         parts = {
             f.name: value[start:end]
             for f in fields(batch)
