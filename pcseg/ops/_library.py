@@ -18,8 +18,6 @@ def _load() -> bool:
         raise ImportError(
             f"{CPU_LIBRARY} is missing: build it with `pip install .` or `python setup.py build_ext --inplace`"
         )
-            f"{CPU_LIBRARY} is missing: build it with `pip install .` or `python setup.py build_ext --inplace`"
-        )
     torch.ops.load_library(str(CPU_LIBRARY))
     if torch.version.cuda is None or not CUDA_LIBRARY.exists():
         return False
