@@ -22,6 +22,7 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -195,9 +196,16 @@ def cxx_of(environment: os._Environ[str]) -> str:
     return environment.get("CXX", "g++")
 
 
+class Wheel(bdist_wheel):
+    """One wheel for every Python: only the optional NumPy face is bound to one, and it is left unused elsewhere."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 # torch is needed to build only where the environment has none yet: pip then brings it into its isolated build.
 setup(
     ext_modules=[Extension("pcseg._libraries", [])],  # marks the wheel as platform-specific; Build makes the rest
-    cmdclass={"build_ext": Build},
+    cmdclass={"build_ext": Build, "bdist_wheel": Wheel},
     setup_requires=[] if torch_folder() else ["torch>=2.11"],
 )
