@@ -83,7 +83,7 @@ class NinjaFile:
     """Collects rules and build lines; paths are relative to the checkout."""
 
     def __init__(self, build: Path):
-        self.build, self.lines = build, ["ninja_required_version = 1.5"]
+        self.build, self.lines = build, ["ninja_required_version = 1.5", f"builddir = {build}"]
 
     def rule(self, name: str, command: str, depfile: bool = False) -> None:
         self.lines += [f"rule {name}", f"  command = {command}", f"  description = {name} $out"]
