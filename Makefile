@@ -3,6 +3,7 @@
 #   make train [CUDA=1]   environment, build, data, training, evaluation, prediction (about 10 minutes on 2 cores)
 #   make test             the test suite, lint and types
 #   make test-all         the long tests too
+#   make test-scatter     torch-scatter beside our own segment_reduce
 #   make clean            build products; the environment, data and runs stay
 #
 # PYTHON=python3.12       the interpreter the environment is made from
@@ -19,7 +20,7 @@ PY := $(BIN)/python
 STAMP := $(VENV)/.installed
 AHN3 := $(DATA)/crop_1 $(DATA)/crop_2
 
-.PHONY: train test test-all lint install clean
+.PHONY: train test test-all test-scatter lint install clean
 .DEFAULT_GOAL := train
 
 install: $(STAMP)
@@ -40,6 +41,11 @@ test: $(STAMP) lint
 
 test-all: $(STAMP) lint
 	$(PY) -m pytest
+
+# torch-scatter as the second backend of segment_reduce: it has to be compiled, which takes minutes.
+test-scatter: $(STAMP)
+	$(PY) -m pip install --quiet --no-build-isolation -e ".[scatter]"
+	$(PY) -m pytest tests/scatter
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
