@@ -3,9 +3,9 @@
     python -m benchmarks.random_forest --data data/ahn3 --train crop_1 --val crop_2
 
 Each point is described by the shape of its neighbourhood at several scales (Weinmann 2015: linearity, planarity,
-sphericity, verticality, change of curvature, height range), its height above ground and whatever other columns the scene
-has (intensity, returns, colour). The forest is tuned on a strip of the training scenes; the validation scenes are scored
-once, every point, with the settings that won there. Prints and writes the same figures as ``pcseg.evaluate``.
+sphericity, verticality, change of curvature, height range), its height above ground and whatever other columns the
+scene has (intensity, returns, colour). The forest is tuned on a strip of the training scenes; the validation scenes
+are scored once, every point, with the settings that won there. Prints and writes the figures of ``pcseg.evaluate``.
 """
 
 from __future__ import annotations

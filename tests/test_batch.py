@@ -6,12 +6,12 @@ import torch
 from pcseg.batch import IGNORE, PointBatch, cat, offsets_of, split
 
 
-def cloud(rows: int, seed: int = 0, **fields) -> PointBatch:
+def cloud(n: int, seed: int = 0, **fields) -> PointBatch:
     g = torch.Generator().manual_seed(seed)
     return PointBatch(
-        coords=torch.rand(rows, 3, generator=g),
-        feats=torch.rand(rows, 2, generator=g),
-        offsets=offsets_of([rows]),
+        coords=torch.rand(n, 3, generator=g),
+        feats=torch.rand(n, 2, generator=g),
+        offsets=offsets_of([n]),
         **fields,
     )
 
