@@ -1,0 +1,22 @@
+"""Networks: coordinates and features in, logits out."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from pcseg.config import KPConvConfig
+from pcseg.models.heads import SegOutput
+from pcseg.models.kpconv import KPConvNet
+
+__all__ = ["KPConvNet", "SegOutput", "build_model"]
+
+
+def build_model(config: KPConvConfig, in_channels: int, num_classes: int) -> nn.Module:
+    """The network that ``config`` describes, for C = ``in_channels`` features and K = ``num_classes`` classes.
+
+    Raises:
+        TypeError: a config of no known model.
+    """
+    if isinstance(config, KPConvConfig):
+        return KPConvNet(config, in_channels, num_classes)
+    raise TypeError(f"build_model: no model for a config of type {type(config).__name__}")
