@@ -148,40 +148,32 @@ class DeformableKPConv(nn.Module):
             kernel_offsets=offsets,
             modulations=modulations,
         )
-        return out, deformation_penalty(query, support, neighbors, conv.points + offsets, conv.sigma)
+        return out, deformation_penalty(query, support, neighbors, conv.points, conv.sigma, offsets)
 
 
 def deformation_penalty(
     query: Tensor,  # (M, D)
     support: Tensor,  # (N, D)
     neighbors: Tensor,  # (M, H) int64
-    kernel: Tensor,  # (M, K, D) deformed kernel points, relative to the query
+    points: Tensor,  # (K, D) kernel points, relative to the query
     sigma: float,
+    offsets: Tensor,  # (M, K, D)
 ) -> Penalty:
-    """Keeps deformed kernel points near the cloud and apart from each other; rows without a neighbour do not count.
+    """Keeps deformed kernel points near the cloud and apart from each other.
 
-    Source: Thomas et al. 2019, KPConv, equations 7 to 9, as means instead of sums so that they do not grow with the
-    cloud.
+    Source: Thomas et al. 2019, KPConv, equations 7 to 9, as means over rows and kernel points instead of sums, so that
+    they do not grow with the cloud.
     """
-    rows, points = kernel.shape[:2]
-    if rows == 0 or support.shape[0] == 0:
-        return Penalty(0.0 * kernel.sum(), 0.0 * kernel.sum())
-    missing = neighbors >= support.shape[0]
-    # Only the nearest neighbour of each kernel point carries a gradient: the search for it needs none.
-    with torch.no_grad():
-        relative = support[neighbors.clamp(max=support.shape[0] - 1)] - query[:, None]
-        distance = torch.cdist(kernel, relative).masked_fill_(missing[:, None], math.inf)
-        nearest = distance.argmin(2, keepdim=True).expand_as(kernel)
-        target = relative.gather(1, nearest)
-        found = (~missing).any(1)
-    gaps = ((kernel - target) / sigma).square().sum(2)
-    fitting = gaps.mul(found[:, None]).sum() / (found.sum().clamp(min=1) * points)
+    if query.shape[0] == 0:
+        return Penalty(0.0 * offsets.sum(), 0.0 * offsets.sum())
+    fitting = ops.kpconv_fitting_distance(query, support, neighbors, points, sigma, offsets).mean()
+    kernel = points + offsets
     apart = (kernel[:, :, None] - kernel[:, None]).square().sum(3)
-    other = ~torch.eye(points, dtype=torch.bool, device=kernel.device)
+    other = ~torch.eye(len(points), dtype=torch.bool, device=kernel.device)
     # Pairs too far apart, and points with themselves, have no overlap; masked before the root, whose slope at 0 is inf.
     close = other & (apart < sigma * sigma)
     overlap = torch.where(close, 1.0 - torch.where(close, apart, 1.0).clamp(min=1e-12).sqrt() / sigma, 0.0)
-    return Penalty(fitting, overlap.square().sum() / (rows * points))
+    return Penalty(fitting, overlap.square().sum(2).mean())
 
 
 def max_pool(
