@@ -176,16 +176,6 @@ def deformation_penalty(
     return Penalty(fitting, overlap.square().sum(2).mean())
 
 
-def max_pool(
-    feats: Tensor,  # (N, C)
-    neighbors: Tensor,  # (M, H) int64
-) -> Tensor:  # (M, C)
-    """Largest value of each channel over each list; 0 where a list is empty."""
-    gathered = ops.gather_neighbors(feats, neighbors, fill=-math.inf)
-    pooled = gathered.amax(1)
-    return torch.where(pooled.isneginf(), 0.0, pooled)
-
-
 class Unary(nn.Module):
     """Linear layer, norm and, unless it feeds a sum, LeakyReLU."""
 
@@ -244,7 +234,7 @@ class Bottleneck(nn.Module):
         if isinstance(self.conv, DeformableKPConv):
             mixed, penalty = mixed
         mixed = self.expand(F.leaky_relu(self.conv_norm(mixed), LEAKY_SLOPE))
-        straight = max_pool(feats, neighbors) if self.strided else feats
+        straight = ops.neighbor_max(feats, neighbors) if self.strided else feats
         return F.leaky_relu(mixed + self.shortcut(straight), LEAKY_SLOPE), penalty
 
 

@@ -45,3 +45,17 @@ def kpconv_fitting_distance(
     sq_dist = (relative.unsqueeze(2) - kernel_points - kernel_offsets.unsqueeze(1)).square().sum(-1)  # (M, H, K)
     nearest = sq_dist.masked_fill(missing.unsqueeze(-1), torch.inf).amin(1) / sigma**2
     return torch.where(missing.all(1, keepdim=True), 0, nearest)
+
+
+def neighbor_max(
+    values: Tensor,  # (N, C)
+    neighbors: Tensor,  # (M, H) int64, N where there is no neighbour
+) -> Tensor:  # (M, C)
+    """``pcseg.ops.neighbor_max``."""
+    if neighbors.shape[1] == 0:
+        return values.new_zeros(neighbors.shape[0], values.shape[1]) + 0 * values.sum()
+    missing = neighbors == values.shape[0]
+    gathered = torch.cat([values, values.new_zeros(1, values.shape[1])])[neighbors]  # (M, H, C)
+    # torch.max along an axis sends the gradient to one index, amax splits it among equals.
+    largest = gathered.masked_fill(missing.unsqueeze(-1), -torch.inf).max(1).values
+    return largest.masked_fill(missing.all(1, keepdim=True), 0)
