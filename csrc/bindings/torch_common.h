@@ -30,6 +30,16 @@ inline Parallel torch_threads() {
 // The checks here guard memory; messages for users come from the Python face.
 inline void expect(bool ok, const char* op, const char* what) { STD_TORCH_CHECK(ok, "pcseg::", op, ": ", what); }
 
+// (B + 1,) int64 on the CPU, contiguous, ascending from 0 to the number of rows.
+inline void expect_cloud_offsets(const Tensor& offsets, int64_t rows, const char* op) {
+  expect(offsets.dim() == 1 && offsets.size(0) >= 1, op, "offsets must be (B + 1,)");
+  expect(offsets.scalar_type() == ScalarType::Long, op, "offsets must be int64");
+  const int64_t* o = static_cast<const int64_t*>(offsets.data_ptr());
+  const int64_t clouds = offsets.size(0) - 1;
+  for (int64_t b = 0; b < clouds; ++b) expect(o[b] <= o[b + 1], op, "offsets must ascend");
+  expect(o[0] == 0 && o[clouds] == rows, op, "offsets must run from 0 to the number of rows");
+}
+
 template <class T>
 const T* data(const Tensor& t) {
   return static_cast<const T*>(t.data_ptr());

@@ -1,7 +1,18 @@
 """Point-cloud operations: C++ and CUDA kernels behind pure functions on tensors."""
 
+from pcseg.ops.grid_subsample import VoxelGrid, grid_subsample
 from pcseg.ops.kpconv import kpconv, kpconv_fitting_distance
 from pcseg.ops.neighbor_max import neighbor_max
 from pcseg.ops.segment_reduce import segment_reduce
+from pcseg.ops.voxel_features import VoxelFeatures, voxel_features
 
-__all__ = ["kpconv", "kpconv_fitting_distance", "neighbor_max", "segment_reduce"]
+__all__ = [
+    "VoxelFeatures",
+    "VoxelGrid",
+    "grid_subsample",
+    "kpconv",
+    "kpconv_fitting_distance",
+    "neighbor_max",
+    "segment_reduce",
+    "voxel_features",
+]

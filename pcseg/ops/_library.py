@@ -52,8 +52,23 @@ def check_offsets(op: str, name: str, offsets: Tensor) -> None:
 
 
 def check_float(op: str, name: str, value: Tensor, shape: str, ndim: int = 2) -> None:
-    """float32 or float64 with ``ndim`` dimensions, named ``shape`` in the message."""
+    """float32 or float64 with ``ndim`` dimensions, named ``shape`` in messages; under autocast what it casts too."""
     if value.ndim != ndim:
         raise ValueError(f"{op}: {name} must be {shape}, got {tuple(value.shape)}")
-    if value.dtype not in (torch.float32, torch.float64):
+    allowed = (torch.float32, torch.float64)
+    if torch.is_autocast_enabled(value.device.type):
+        allowed = (*allowed, torch.float16, torch.bfloat16)
+    if value.dtype not in allowed:
         raise TypeError(f"{op}: {name} must be float32 or float64, got {value.dtype}")
+
+
+def call(op, *args):
+    """Call a compiled op; what its kernel finds wrong with the values of the input becomes a ``ValueError``."""
+    try:
+        return op(*args)
+    except RuntimeError as error:
+        line = str(error).partition("\n")[0]
+        _, found, message = line.partition("pcseg::")
+        if not found:
+            raise
+        raise ValueError(message) from None

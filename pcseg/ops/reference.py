@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pcseg.batch import IGNORE
+from pcseg.ops.grid_subsample import VoxelGrid
+from pcseg.ops.voxel_features import VoxelFeatures
+
 
 def kpconv(
     query: Tensor,  # (M, D)
@@ -59,3 +63,50 @@ def neighbor_max(
     # torch.max along an axis sends the gradient to one index, amax splits it among equals.
     largest = gathered.masked_fill(missing.unsqueeze(-1), -torch.inf).max(1).values
     return largest.masked_fill(missing.all(1, keepdim=True), 0)
+
+
+def grid_subsample(
+    coords: Tensor,  # (N, D)
+    voxel_size: float,
+    *,
+    offsets: Tensor | None = None,  # (B + 1,) int64
+) -> VoxelGrid:
+    """``pcseg.ops.grid_subsample``."""
+    if offsets is None:
+        offsets = torch.tensor([0, coords.shape[0]], device=coords.device)
+    # A tensor of its own: on a GPU, division by a number becomes multiplication by its inverse.
+    cells = (coords / torch.full_like(coords, voxel_size)).floor().long()
+    clouds = torch.arange(offsets.shape[0] - 1, device=coords.device).repeat_interleave(offsets.diff())
+    voxels, voxel_of_point = torch.unique(torch.cat([clouds[:, None], cells], 1), dim=0, return_inverse=True)
+    return VoxelGrid(
+        voxel_of_point,
+        torch.argsort(voxel_of_point, stable=True),
+        torch.searchsorted(voxel_of_point.sort()[0], torch.arange(voxels.shape[0] + 1, device=coords.device)),
+        torch.searchsorted(voxels[:, 0].contiguous(), torch.arange(offsets.shape[0], device=coords.device)),
+    )
+
+
+def voxel_features(
+    grid: VoxelGrid,
+    coords: Tensor,  # (N, D)
+    feats: Tensor | None = None,  # (N, C)
+    labels: Tensor | None = None,  # (N,) int64 >= IGNORE
+) -> VoxelFeatures:
+    """``pcseg.ops.voxel_features``."""
+    voxels = grid.point_offsets.shape[0] - 1
+    counts = grid.point_offsets.diff().clamp(min=1).unsqueeze(1)
+
+    def mean(rows: Tensor) -> Tensor:
+        return rows.new_zeros(voxels, rows.shape[1]).index_add(0, grid.voxel_of_point, rows) / counts.to(rows.dtype)
+
+    majority = None
+    if labels is not None:
+        # Column 0 counts IGNORE; it wins only where all others are empty.
+        classes = int(labels.max()) + 1 if labels.numel() else 0
+        votes = labels.new_zeros(voxels, classes + 1)
+        votes.index_put_((grid.voxel_of_point, labels + 1), labels.new_ones(()), accumulate=True)
+        majority = labels.new_full((voxels,), IGNORE)
+        if classes:
+            most, best = votes[:, 1:].max(1)
+            majority = torch.where(most > 0, best, majority)
+    return VoxelFeatures(mean(coords.double()).to(coords.dtype), None if feats is None else mean(feats), majority)

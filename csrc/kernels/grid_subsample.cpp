@@ -1,0 +1,280 @@
+#include "grid_subsample.h"
+
+#include <array>
+#include <limits>
+#include <mutex>
+#include <utility>
+
+#include "cell.h"
+#include "dense_rank.h"
+
+namespace pcseg::PCSEG_ISA {
+namespace {
+
+// f(cloud, begin, end) for the parts of the clouds that make up the points [begin, end).
+template <class F>
+void for_clouds(const int64_t* offsets, int64_t num_clouds, int64_t begin, int64_t end, F&& f) {
+  int64_t cloud = std::upper_bound(offsets, offsets + num_clouds + 1, begin) - offsets - 1;
+  while (begin < end) {
+    while (offsets[cloud + 1] <= begin) ++cloud;
+    const int64_t last = std::min(end, offsets[cloud + 1]);
+    f(cloud, begin, last);
+    begin = last;
+  }
+}
+
+template <class T>
+struct Box {
+  std::array<T, max_grid_dims> low, high;
+  Box() {
+    low.fill(std::numeric_limits<T>::infinity());
+    high.fill(-std::numeric_limits<T>::infinity());
+  }
+};
+
+// Grows the box by whole rows; returns whether all their coordinates are finite. Dims rows of 16 lanes each make the
+// loop contiguous: lane j of a block belongs to axis j % Dims.
+template <int Dims, class T>
+bool grow(Box<T>& box, const T* coords, int64_t rows) {
+  constexpr int lanes = 16 * Dims;
+  T low[lanes], high[lanes], zero[lanes];
+  for (int j = 0; j < lanes; ++j) {
+    low[j] = box.low[j % Dims];
+    high[j] = box.high[j % Dims];
+    zero[j] = 0;
+  }
+  const auto take = [&](int j, T x) {
+    low[j] = x < low[j] ? x : low[j];
+    high[j] = x > high[j] ? x : high[j];
+    zero[j] += x * T(0);  // NaN from then on where x is not finite
+  };
+  const T* const last = coords + rows * Dims;
+  for (; coords + lanes <= last; coords += lanes)
+    for (int j = 0; j < lanes; ++j) take(j, coords[j]);
+  for (int j = 0; coords + j < last; ++j) take(j, coords[j]);
+  bool finite = true;
+  for (int j = 0; j < lanes; ++j) {
+    box.low[j % Dims] = std::min(box.low[j % Dims], low[j]);
+    box.high[j % Dims] = std::max(box.high[j % Dims], high[j]);
+    finite &= zero[j] == T(0);
+  }
+  return finite;
+}
+
+// Calls f with the number of dimensions as a constant.
+template <class F>
+auto with_dims(int dims, F&& f) {
+  switch (dims) {
+    case 1: return f(std::integral_constant<int, 1>{});
+    case 2: return f(std::integral_constant<int, 2>{});
+    case 3: return f(std::integral_constant<int, 3>{});
+    case 4: return f(std::integral_constant<int, 4>{});
+    case 5: return f(std::integral_constant<int, 5>{});
+    case 6: return f(std::integral_constant<int, 6>{});
+    case 7: return f(std::integral_constant<int, 7>{});
+    default: return f(std::integral_constant<int, 8>{});
+  }
+}
+
+// The cells of a cloud's bounding box.
+struct CellBox {
+  std::array<int64_t, max_grid_dims> origin;
+  std::array<uint64_t, max_grid_dims> extent;
+  uint64_t before;  // cells of all earlier clouds, over the axes of the first stage
+};
+
+template <class T>
+bool find_boxes(const GridVoxels<T>& a, const Parallel& parallel, std::vector<CellBox>& cells) {
+  std::vector<Box<T>> boxes(a.num_clouds);
+  std::mutex mutex;
+  std::atomic<bool> finite{true};
+  parallel.ranges(a.num_points, 16384, [&](int64_t begin, int64_t end) {
+    for_clouds(a.offsets, a.num_clouds, begin, end, [&](int64_t cloud, int64_t first, int64_t last) {
+      Box<T> box;
+      const T* rows = a.coords + first * a.dims;
+      if (!with_dims(a.dims, [&](auto dims) { return grow<dims>(box, rows, last - first); })) finite = false;
+      if (first == a.offsets[cloud] && last == a.offsets[cloud + 1]) {
+        boxes[cloud] = box;
+        return;
+      }
+      const std::lock_guard lock(mutex);
+      for (int d = 0; d < a.dims; ++d) {
+        boxes[cloud].low[d] = std::min(boxes[cloud].low[d], box.low[d]);
+        boxes[cloud].high[d] = std::max(boxes[cloud].high[d], box.high[d]);
+      }
+    });
+  });
+  if (!finite) return false;
+  for (int64_t cloud = 0; cloud < a.num_clouds; ++cloud) {
+    cells[cloud] = {};
+    if (a.offsets[cloud] == a.offsets[cloud + 1]) continue;
+    for (int d = 0; d < a.dims; ++d) {
+      const T low = boxes[cloud].low[d] / a.voxel_size, high = boxes[cloud].high[d] / a.voxel_size;
+      if (!cell_fits(low) || !cell_fits(high)) return false;
+      cells[cloud].origin[d] = cell_of(low);
+      cells[cloud].extent[d] = static_cast<uint64_t>(int64_t{cell_of(high)} - cell_of(low)) + 1;
+    }
+  }
+  return true;
+}
+
+template <class T>
+int64_t first_bad_row(const GridVoxels<T>& a) {
+  int64_t at = 0;
+  while (cell_fits(a.coords[at] / a.voxel_size)) ++at;
+  return at / a.dims;
+}
+
+// The axes [first, last) of a stage as one number: key * scale + sum of (cell - origin) * stride, all modulo 2^64, where
+// key is the rank of the earlier stages.
+struct Linear {
+  std::array<uint64_t, max_grid_dims> stride;
+  uint64_t constant;
+  uint64_t scale;
+};
+
+Linear linear(const CellBox& box, const std::array<uint64_t, max_grid_dims>& extent, int first, int last) {
+  Linear l{{}, 0, 1};
+  for (int d = last - 1; d >= first; --d) {
+    l.stride[d] = l.scale;
+    l.constant -= static_cast<uint64_t>(box.origin[d]) * l.scale;
+    l.scale *= extent[d];
+  }
+  return l;
+}
+
+template <class T, int Dims>
+void fill_keys(const GridVoxels<T>& a, const Linear& l, bool ranked, int64_t first, int64_t last) {
+  constexpr int64_t block = 256;
+  int32_t cell[block * Dims];
+  for (; first < last; first += block) {
+    const int64_t rows = std::min(block, last - first);
+    const T* coords = a.coords + first * Dims;
+    for (int64_t j = 0; j < rows * Dims; ++j) cell[j] = cell_of(coords[j] / a.voxel_size);
+    int64_t* keys = a.voxel_of_point + first;
+    for (int64_t i = 0; i < rows; ++i) {
+      uint64_t key = l.constant + (ranked ? static_cast<uint64_t>(keys[i]) * l.scale : 0);
+      for (int d = 0; d < Dims; ++d)
+        key += static_cast<uint64_t>(int64_t{cell[i * Dims + d]}) * l.stride[d];
+      keys[i] = static_cast<int64_t>(key);
+    }
+  }
+}
+
+template <class T>
+int64_t run_voxels(const GridVoxels<T>& a, const Parallel& parallel) {
+  if (a.num_points == 0) return 0;
+  std::vector<CellBox> cells(a.num_clouds);
+  if (!find_boxes(a, parallel, cells)) return -1 - first_bad_row(a);
+
+  constexpr uint64_t limit = 1ull << 63;
+  std::array<uint64_t, max_grid_dims> widest{};
+  for (const CellBox& box : cells)
+    for (int d = 0; d < a.dims; ++d) widest[d] = std::max(widest[d], box.extent[d]);
+
+  // First stage: the clouds' boxes one after the other, over as many axes as 63 bits hold (for any sensible scan: all).
+  int last = 0;
+  uint64_t bound = 0;
+  for (int axes = 1; axes <= a.dims; ++axes) {
+    uint64_t sum = 0;
+    for (const CellBox& box : cells) {
+      uint64_t volume = box.extent[0];
+      for (int d = 1; d < axes; ++d)
+        if (__builtin_mul_overflow(volume, box.extent[d], &volume)) volume = limit;
+      if (volume >= limit - sum) sum = limit;
+      if (sum == limit) break;
+      sum += volume;
+    }
+    if (sum == limit) break;
+    last = axes;
+    bound = sum;
+  }
+  uint64_t before = 0;
+  for (CellBox& box : cells) {
+    box.before = before;
+    uint64_t volume = 1;
+    for (int d = 0; d < last; ++d) volume *= box.extent[d];
+    before += volume;
+  }
+
+  for (int first = 0;;) {
+    const int64_t count = dense_rank(a.voxel_of_point, a.num_points, bound, parallel, [&](int64_t begin, int64_t end) {
+      for_clouds(a.offsets, a.num_clouds, begin, end, [&](int64_t cloud, int64_t from, int64_t to) {
+        Linear l = linear(cells[cloud], first == 0 ? cells[cloud].extent : widest, first, last);
+        if (first == 0) l.constant += cells[cloud].before;
+        with_dims(a.dims, [&](auto dims) { fill_keys<T, dims>(a, l, first > 0, from, to); });
+      });
+    });
+    if (last == a.dims) return count;
+    // Further stages refine the ranks by the axes that are left: at most 2^31 ranks by at least one axis of 2^32 cells.
+    first = last;
+    for (bound = static_cast<uint64_t>(count); last < a.dims && bound <= (limit - 1) / widest[last]; ++last)
+      bound *= widest[last];
+  }
+}
+
+void run_order(const GridOrder& a, const Parallel& parallel) {
+  a.point_offsets[0] = 0;
+  const int64_t n = a.num_points, voxels = a.num_voxels;
+  // Points go to buckets of consecutive voxels, then each bucket is sorted alone, in cache.
+  int shift = 12;
+  while (shift > 6 && (voxels >> shift) < 8 * parallel.threads()) --shift;
+  while ((voxels >> shift) >= 4096) ++shift;
+  const int64_t buckets = voxels == 0 ? 0 : ((voxels - 1) >> shift) + 1;
+  const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(parallel.threads(), n / 8192));
+  const auto part_begin = [&](int64_t part) { return n / parts * part + std::min(part, n % parts); };
+
+  std::vector<int64_t> cursor(parts * buckets, 0);  // [part][bucket]
+  parallel.ranges(parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      int64_t* count = cursor.data() + part * buckets;
+      for (int64_t i = part_begin(part); i < part_begin(part + 1); ++i) ++count[a.voxel_of_point[i] >> shift];
+    }
+  });
+  std::vector<int64_t> bucket_begin(buckets + 1, 0);
+  int64_t at = 0;
+  for (int64_t bucket = 0; bucket < buckets; ++bucket) {
+    bucket_begin[bucket] = at;
+    for (int64_t part = 0; part < parts; ++part) at += std::exchange(cursor[part * buckets + bucket], at);
+  }
+  if (buckets > 0) bucket_begin[buckets] = n;
+
+  const uint64_t low = (1ull << shift) - 1;
+  const std::unique_ptr<uint64_t[]> pairs(new uint64_t[n]);  // (voxel within the bucket, point)
+  parallel.ranges(parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      int64_t* to = cursor.data() + part * buckets;
+      for (int64_t i = part_begin(part); i < part_begin(part + 1); ++i) {
+        const uint64_t voxel = static_cast<uint64_t>(a.voxel_of_point[i]);
+        pairs[to[voxel >> shift]++] = (voxel & low) << 32 | static_cast<uint64_t>(i);
+      }
+    }
+  });
+
+  parallel.ranges(buckets, 1, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> next(low + 2);
+    for (int64_t bucket = begin; bucket < end; ++bucket) {
+      const int64_t first = bucket_begin[bucket], last = bucket_begin[bucket + 1];
+      const int64_t first_voxel = bucket << shift, count = std::min<int64_t>(low + 1, voxels - first_voxel);
+      std::fill_n(next.begin(), count + 1, 0);
+      for (int64_t i = first; i < last; ++i) ++next[(pairs[i] >> 32) + 1];
+      next[0] = first;
+      for (int64_t v = 0; v < count; ++v) a.point_offsets[first_voxel + v + 1] = next[v + 1] += next[v];
+      for (int64_t i = first; i < last; ++i) a.order[next[pairs[i] >> 32]++] = static_cast<uint32_t>(pairs[i]);
+    }
+  });
+
+  // Clouds are consecutive in `order` too, so the first of a cloud's points there lies in its first voxel.
+  a.voxel_offsets[a.num_clouds] = voxels;
+  for (int64_t cloud = a.num_clouds - 1; cloud >= 0; --cloud)
+    a.voxel_offsets[cloud] = a.offsets[cloud] == a.offsets[cloud + 1] ? a.voxel_offsets[cloud + 1]
+                                                                      : a.voxel_of_point[a.order[a.offsets[cloud]]];
+}
+
+}  // namespace
+
+int64_t grid_voxels(const GridVoxels<float>& a, const Parallel& parallel) { return run_voxels(a, parallel); }
+int64_t grid_voxels(const GridVoxels<double>& a, const Parallel& parallel) { return run_voxels(a, parallel); }
+void grid_order(const GridOrder& a, const Parallel& parallel) { run_order(a, parallel); }
+
+}  // namespace pcseg::PCSEG_ISA

@@ -1,0 +1,50 @@
+// What a voxel keeps of its points: barycentre, mean features, majority label.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+#include "parallel.h"
+
+namespace pcseg {
+
+// The points of voxel v are order[point_offsets[v] .. point_offsets[v + 1]] (grid_subsample); rows of order outside
+// [0, num_points) are found, see the result.
+// out_coords (num_voxels, dims): sums of coord - (first coord of the voxel) in double, so that float32 coordinates far
+// from the origin lose nothing; a voxel without points gives 0.
+// out_feats (num_voxels, channels): sums in F in the order of the points, divided by their number; 0 without points.
+// out_labels (num_voxels): the most frequent label >= 0, the lowest of equals; -1 where all are -1 or there is no point.
+// feats and labels may be null. Returns whether all rows lie in range and all labels are >= -1 (if not, the output of
+// the voxels concerned is undefined).
+template <class C, class F>
+struct VoxelFeatures {
+  const C* coords;
+  const F* feats;
+  const int64_t* labels;
+  const int64_t* order;
+  const int64_t* point_offsets;  // ascending within [0, rows of order]
+  C* out_coords;
+  F* out_feats;
+  int64_t* out_labels;
+  int64_t num_points;
+  int64_t num_voxels;
+  int64_t dims;
+  int64_t channels;
+};
+
+enum class VoxelFault : int { none = 0, row = 1, label = 2 };
+
+#define PCSEG_VOXEL_FEATURES(C, F) \
+  PCSEG_KERNEL(VoxelFault voxel_features(const VoxelFeatures<C, F>& a, const Parallel& parallel))
+PCSEG_VOXEL_FEATURES(float, float)
+PCSEG_VOXEL_FEATURES(float, double)
+PCSEG_VOXEL_FEATURES(double, float)
+PCSEG_VOXEL_FEATURES(double, double)
+#undef PCSEG_VOXEL_FEATURES
+
+template <class C, class F>
+VoxelFault run_voxel_features(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
+  PCSEG_DISPATCH(voxel_features, a, parallel);
+}
+
+}  // namespace pcseg
