@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -49,12 +49,15 @@ class AugmentConfig(_Config):
 
 
 class StripConfig(_Config):
-    """A strip of each training scene held out as validation part: settings are tuned there, not on the real one."""
+    """A strip of each training scene held out as validation part: settings are tuned there, not on the real one.
+
+    ``--data.strip.fraction 0.22`` makes a tuning run of any config; ``val_scenes`` are then not looked at.
+    """
 
     kind: Literal["strip"] = "strip"
     axis: Literal["x", "y"] = "x"
-    fraction: float = Field(default=0.22, gt=0, lt=1)
-    """Share of the scene's points, those with the largest coordinate."""
+    fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the scene's points, those with the largest coordinate; 0: no strip."""
     margin: float = Field(default=2.0, ge=0)
     """Width beside the strip that is neither trained on nor scored, metres."""
 
@@ -74,7 +77,7 @@ class DataConfig(_Config):
     """Names of columns, in the order in which the network reads them."""
     crop: CropConfig = CropConfig()
     augment: AugmentConfig = AugmentConfig()
-    strip: StripConfig | None = None
+    strip: StripConfig = StripConfig()
 
     @model_validator(mode="after")
     def _classes_fit(self) -> DataConfig:
@@ -178,21 +181,14 @@ class LossConfig(_Config):
         return self
 
 
-class SGDConfig(_Config):
-    kind: Literal["sgd"] = "sgd"
-    lr: float = Field(default=1e-2, gt=0)
-    momentum: float = Field(default=0.98, ge=0, lt=1)
-    weight_decay: float = Field(default=1e-3, ge=0)
-
-
-class AdamWConfig(_Config):
-    kind: Literal["adamw"] = "adamw"
+class OptimConfig(_Config):
+    kind: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(default=5e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=1e-2, ge=0)
-
-
-OptimConfig = Annotated[SGDConfig | AdamWConfig, Field(discriminator="kind")]
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD; the first beta of AdamW."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Of AdamW."""
 
 
 class ScheduleConfig(_Config):
@@ -219,7 +215,7 @@ class TrainConfig(_Config):
     data: DataConfig
     model: ModelConfig
     loss: LossConfig = LossConfig()
-    optim: OptimConfig = AdamWConfig()
+    optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     steps: int = Field(ge=1)
     time_limit: float | None = Field(default=None, gt=0)
