@@ -32,6 +32,7 @@ struct Inputs {
     expect(d >= 1 && d <= 3 && support.size(1) == d && kernel_points.size(1) == d, op, "coordinates must be 1D to 3D");
     expect(neighbors.size(0) == m && feats.size(0) == n, op, "neighbors and feats must have a row a point");
     expect(k >= 1 && weights.size(0) == k && weights.size(1) == feats.size(1), op, "weights must be (K, C, O)");
+    expect(weights.size(1) >= 1 && weights.size(2) >= 1, op, "at least one channel in and out");
     expect(m < INT32_MAX && n < INT32_MAX, op, "at most 2^31 - 2 points");
     expect(sigma > 0, op, "sigma must be positive");
     if (kernel_offsets)

@@ -1,5 +1,5 @@
 // One tile of a kernel point convolution: which pairs of points influence each other through which kernel point, and
-// the weighted sums of the features those pairs gather. Included by kpconv.cpp only.
+// the weighted sums of the features those pairs gather.
 //
 // The convolution and its gradient are the same walk in two directions: queries collect from their neighbours, or
 // supports collect (the gradient) from the queries that list them. "Owner" is the one that collects.
@@ -7,10 +7,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
+#include <limits>
 
 #include "kpconv.h"
-#include "matrix_block.h"
+#include "vector.h"
 
 namespace pcseg::PCSEG_ISA {
 namespace {
@@ -23,83 +23,39 @@ struct Walk {
   const int64_t* first = nullptr;
   const int32_t* index = nullptr;
   bool modulated = true;  // influences carry the modulations
-
-  int64_t owners() const { return first ? a.num_support : a.num_query; }
 };
 
-// Rows of features that may be read in whole vectors.
+// Rows that may be read in whole vectors.
 template <class T>
 struct Rows {
   const T* data;
   int64_t stride;
-  int64_t channels;
 };
 
-template <class T>
-class PaddedRows {
- public:
-  PaddedRows(const T* data, int64_t rows, int64_t channels, const Parallel& parallel)
-      : rows_{data, channels, channels} {
-    if (channels % kLanes<T> == 0) return;
-    const int64_t stride = round_up(channels, kLanes<T>);
-    copy_.grow(rows * stride);
-    T* copy = copy_.data();
-    parallel.ranges(rows, 1024, [=](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        std::copy_n(data + r * channels, channels, copy + r * stride);
-        std::fill(copy + r * stride + channels, copy + (r + 1) * stride, T(0));
-      }
-    });
-    rows_ = {copy, stride, channels};
-  }
-  const Rows<T>& operator*() const { return rows_; }
-
- private:
-  Buffer<T> copy_;
-  Rows<T> rows_;
-};
-
-constexpr int kBlockVectors = kRegisters == 32 ? 4 : 8;  // vectors of a feature row that are summed in registers
+constexpr int kBlockVectors = kRegisters == 32 ? 4 : 8;  // vectors of a row that are summed in registers
 template <class T>
 constexpr int kBlockChannels = kBlockVectors* kLanes<T>;
 
-// Points in a tile: their sums for one channel block and all kernel points stay in the second-level cache.
-template <class T>
-int64_t tile_points(int64_t owners, int64_t kernel_size, int64_t channels) {
-  const int64_t width = std::min<int64_t>(kBlockChannels<T>, round_up(channels, kLanes<T>));
-  const int64_t cached = 400'000 / (kernel_size * width * static_cast<int64_t>(sizeof(T)));
-  const int64_t shared = round_up((owners + 15) / 16, 12);  // a small cloud still makes work for several threads
-  return std::clamp<int64_t>(std::min(cached, shared), 12, 192);
-}
-
-// influence[e] > 0 of pair e, which gathers row other[e]; the pairs of (point p, kernel point k) are
-// first[p * kernel_size + k] .. first[p * kernel_size + k + 1] - 1.
+// The pairs (owner p, other point) through kernel point k are first(p, k) .. first(p, k + 1) - 1; pair e gathers row
+// other(e) with influence(e). For each kernel point the owners that have pairs, its active ones, are numbered: slots.
 template <class T>
 class Tile {
  public:
+  // channels 0: no room for sums.
   Tile(const Walk<T>& walk, int64_t points, int64_t channels)
       : walk_(walk),
         points_(points),
         width_(std::min<int64_t>(kBlockChannels<T>, round_up(channels, kLanes<T>))),
         first_(points * walk.a.kernel_size + 1),
-        sums_(points * walk.a.kernel_size * width_),
         active_(points * walk.a.kernel_size),
         count_(walk.a.kernel_size),
-        kernel_(walk.a.kernel_size * walk.a.dim) {}
+        kernel_(walk.a.kernel_size * walk.a.dim),
+        sums_(points * walk.a.kernel_size * width_) {}
 
   // Finds the pairs of owners begin .. end - 1. False: an index lay out of range.
   bool find_pairs(int64_t begin, int64_t end) {
     if (walk_.a.dim == 3) return find_pairs_of<3>(begin, end);
     return walk_.a.dim == 2 ? find_pairs_of<2>(begin, end) : find_pairs_of<1>(begin, end);
-  }
-
-  // For each kernel point, the points that it has pairs for: active(k)[slot], slot < count(k).
-  void list_active() {
-    const int64_t kernel_size = walk_.a.kernel_size;
-    std::fill_n(count_.data(), kernel_size, 0);
-    for (int64_t p = 0; p < size_; ++p)
-      for (int64_t k = 0; k < kernel_size; ++k)
-        if (first(p, k) < first(p, k + 1)) active_[k * points_ + count_[k]++] = static_cast<int32_t>(p);
   }
 
   // sums(k, slot)[c] = sum over the pairs of (active(k)[slot], k) of influence * rows[other][channel + c].
@@ -116,8 +72,19 @@ class Tile {
     }
   }
 
+  // Makes every pair (owner p, other, k) gather row_of[(other - first_other) * kernel_size + k] into sums(0, p) instead.
+  void redirect(const int32_t* row_of, int64_t first_other) {
+    const int64_t kernel_size = walk_.a.kernel_size;
+    for (int64_t p = 0; p < size_; ++p)
+      for (int64_t k = 0; k < kernel_size; ++k)
+        for (int64_t e = first(p, k); e < first(p, k + 1); ++e) {
+          other_[e] = row_of[(other_[e] - first_other) * kernel_size + k];
+          sum_of_[e] = static_cast<int32_t>(p);
+        }
+  }
+
   int64_t size() const { return size_; }
-  int64_t pairs() const { return first_.data()[size_ * walk_.a.kernel_size]; }
+  int64_t pairs() const { return pairs_; }
   int32_t first(int64_t p, int64_t k) const { return first_.data()[p * walk_.a.kernel_size + k]; }
   T influence(int64_t e) const { return influence_.data()[e]; }
   int32_t other(int64_t e) const { return other_.data()[e]; }
@@ -135,35 +102,45 @@ class Tile {
     int64_t pairs = 0;
     size_ = end - begin;
     first_[0] = 0;
+    std::fill_n(count_.data(), kernel_size, 0);
     for (int64_t p = 0; p < size_; ++p) {
-      const int64_t owner = begin + p;
+      const int64_t owner = begin + p, before = pairs;
       const int64_t near = gather<D>(owner, in_range);
-      influence_.grow(pairs + near * kernel_size + 2 * kLanes<T>);
-      other_.grow(pairs + near * kernel_size + 2 * kLanes<T>);
-      const int64_t before = pairs;
+      const int64_t room = pairs + near * kernel_size + 2 * kLanes<T>;
+      influence_.grow(room), other_.grow(room), sum_of_.grow(room);
+      const T* kernel = a.kernel_points;
+      if (a.kernel_offsets && !walk_.first) {
+        const T* offsets = a.kernel_offsets + owner * kernel_size * D;
+        for (int64_t i = 0; i < kernel_size * D; ++i) kernel_[i] = kernel[i] + offsets[i];
+        kernel = kernel_.data();
+      }
       int32_t* first = &first_[p * kernel_size];
-      if (walk_.first && a.kernel_offsets) {
-        for (int64_t k = 0; k < kernel_size; ++k) first[k + 1] = (pairs = select<D, true>(k, owner, near, pairs));
-      } else {
-        const T* kernel = a.kernel_points;
-        if (a.kernel_offsets) {
-          for (int64_t i = 0; i < kernel_size * D; ++i)
-            kernel_[i] = kernel[i] + a.kernel_offsets[owner * kernel_size * D + i];
-          kernel = kernel_.data();
-        }
-        for (int64_t k = 0; k < kernel_size; ++k)
-          first[k + 1] = (pairs = select<D, false>(k, owner, near, pairs, kernel));
+      for (int64_t k = 0; k < kernel_size; ++k) {
+        const int64_t start = pairs;
+        pairs = a.kernel_offsets && walk_.first ? select<D, true>(kernel + k * D, k, near, pairs)
+                                                : select<D, false>(kernel + k * D, k, near, pairs);
+        first[k + 1] = static_cast<int32_t>(pairs);
+        const int32_t slot = count_[k], sum = static_cast<int32_t>(k * points_ + slot);
+        active_[sum] = static_cast<int32_t>(p);  // overwritten by the next point where this one has no pairs
+        count_[k] = slot + (start < pairs);
+        int64_t e = start;
+        do std::fill_n(&sum_of_[e], kLanes<T>, sum);
+        while ((e += kLanes<T>) < pairs);
       }
       const T scale = T(1) / a.sigma;
       T* influence = influence_.data();
       for (int64_t e = before; e < pairs; ++e) influence[e] = std::max(T(0), T(1) - std::sqrt(influence[e]) * scale);
-      if (a.modulations && walk_.modulated) modulate(p, owner);
+      if (a.modulations && walk_.modulated)
+        for (int64_t k = 0; k < kernel_size; ++k)
+          for (int64_t e = first[k]; e < first[k + 1]; ++e)
+            influence[e] *= a.modulations[(walk_.first ? other_[e] : owner) * kernel_size + k];
     }
+    pairs_ = pairs;
     return in_range;
   }
 
-  // Displacements query -> support of the owner's existing neighbours, one array a coordinate, padded to whole vectors
-  // with points at infinity; returns how many there are.
+  // Displacements query -> support between the owner and the points it may collect from, one array a coordinate, padded
+  // to whole vectors with points at infinity; returns how many there are.
   template <int D>
   int64_t gather(int64_t owner, bool& in_range) {
     const KpConv<T>& a = walk_.a;
@@ -173,9 +150,9 @@ class Tile {
       displacement_.grow(D * capacity_);
       near_.grow(capacity_);
     }
+    const int64_t capacity = capacity_;
     T* displacement = displacement_.data();
     int32_t* near = near_.data();
-    const int64_t capacity = capacity_;
     int64_t n = 0;
     if (walk_.first) {
       const T* support = a.support + owner * D;
@@ -205,74 +182,69 @@ class Tile {
     return n;
   }
 
-  // Appends the neighbours within sigma of kernel point k, with their squared distances; returns the new end.
-  // OwnKernel: each neighbour (a query) has its own kernel point, else `kernel` has them.
+  // Appends the near points within sigma of kernel point k, with their squared distances; returns the new end.
+  // OwnKernel: each near point (a query) moves the kernel point by its own offset.
   template <int D, bool OwnKernel>
-  int64_t select(int64_t k, int64_t, int64_t near, int64_t end, const T* kernel = nullptr) {
-    using V = Vector<T>;
+  int64_t select(const T* kernel_point, int64_t k, int64_t near, int64_t end) {
     const KpConv<T>& a = walk_.a;
-    const V limit = broadcast(a.sigma * a.sigma);
-    V point[D];
-    if constexpr (!OwnKernel)
-      for (int d = 0; d < D; ++d) point[d] = broadcast(kernel[k * D + d]);
+    const Vector<T> limit = broadcast(a.sigma * a.sigma);
+    const T* displacement = displacement_.data();
+    const int64_t capacity = capacity_;
+    const int32_t* index = near_.data();
+    T* sq_dists = influence_.data();
+    int32_t* other = other_.data();
+    Vector<T> point[D];
+    for (int d = 0; d < D; ++d) point[d] = broadcast(kernel_point[d]);
     for (int64_t h = 0; h < near; h += kLanes<T>) {
       if constexpr (OwnKernel) {
+        T moved[D][kLanes<T>];
         for (int lane = 0; lane < kLanes<T>; ++lane) {
-          const T* offset = a.kernel_offsets + (int64_t{near_[h + lane]} * a.kernel_size + k) * D;
-          for (int d = 0; d < D; ++d) point[d][lane] = a.kernel_points[k * D + d] + offset[d];
+          const T* offset = a.kernel_offsets + (int64_t{index[h + lane]} * a.kernel_size + k) * D;
+          for (int d = 0; d < D; ++d) moved[d][lane] = kernel_point[d] + offset[d];
         }
+        for (int d = 0; d < D; ++d) point[d] = load(moved[d]);
       }
-      V sq_dist{};
+      Vector<T> sq_dist{};
       for (int d = 0; d < D; ++d) {
-        const V difference = load(displacement_.data() + d * capacity_ + h) - point[d];
+        const Vector<T> difference = load(displacement + d * capacity + h) - point[d];
         sq_dist = multiply_add<T>(difference, difference, sq_dist);
       }
-      end += compress<T>(sq_dist, limit, near_.data() + h, influence_.data() + end, other_.data() + end);
+      end += compress<T>(sq_dist, limit, index + h, sq_dists + end, other + end);
     }
     return end;
-  }
-
-  void modulate(int64_t p, int64_t owner) {
-    const KpConv<T>& a = walk_.a;
-    for (int64_t k = 0; k < a.kernel_size; ++k)
-      for (int64_t e = first(p, k); e < first(p, k + 1); ++e)
-        influence_[e] *= a.modulations[(walk_.first ? other_[e] : owner) * a.kernel_size + k];
   }
 
   template <int V>
   void aggregate_block(const Rows<T>& rows, int64_t channel) {
     if constexpr (V <= kBlockVectors) {
-      const int64_t kernel_size = walk_.a.kernel_size;
       const T* influence = influence_.data();
-      const int32_t* other = other_.data();
+      const int32_t *other = other_.data(), *sum_of = sum_of_.data();
       const T* base = rows.data + channel;
-      std::fill_n(count_.data(), kernel_size, 0);
-      for (int64_t p = 0; p < size_; ++p) {
-        for (int64_t k = 0; k < kernel_size; ++k) {
-          int64_t e = first(p, k);
-          const int64_t last = first(p, k + 1);
-          if (e == last) continue;
-          Vector<T> sum[V];
-          for (int v = 0; v < V; ++v) sum[v] = Vector<T>{};
-          for (; e < last; ++e) {
-            const Vector<T> factor = broadcast(influence[e]);
-            const T* row = base + other[e] * rows.stride;
-            for (int v = 0; v < V; ++v) sum[v] = multiply_add<T>(factor, load(row + v * kLanes<T>), sum[v]);
-          }
-          T* out = sums(k, count_[k]++);
-          for (int v = 0; v < V; ++v) store(out + v * kLanes<T>, sum[v]);
+      T* sums = sums_.data();
+      const int64_t stride = rows.stride, width = width_, pairs = pairs_;
+      Vector<T> sum[V] = {};
+      int32_t before = -1;
+      // A few pairs share a sum; how many cannot be guessed. So each pair writes its sum, and the last one's stays.
+      for (int64_t e = 0; e < pairs; ++e) {
+        const Vector<T> factor = broadcast(influence[e]);
+        const T* row = base + other[e] * stride;
+        const int32_t at = sum_of[e];
+        T* out = sums + at * width;
+        const bool same = at == before;
+        before = at;
+        for (int v = 0; v < V; ++v) {
+          sum[v] = multiply_add<T>(factor, load(row + v * kLanes<T>), keep_if<T>(same, sum[v]));
+          store(out + v * kLanes<T>, sum[v]);
         }
       }
     }
   }
 
   const Walk<T>& walk_;
-  int64_t points_, width_, size_ = 0, capacity_ = 0;
-  Buffer<int32_t> first_;
-  Buffer<T> sums_;
-  Buffer<int32_t> active_, count_;
-  Buffer<T> kernel_, displacement_, influence_;
-  Buffer<int32_t> near_, other_;
+  int64_t points_, width_, size_ = 0, pairs_ = 0, capacity_ = 0;
+  Buffer<int32_t> first_, active_, count_;
+  Buffer<T> kernel_, sums_, displacement_, influence_;
+  Buffer<int32_t> near_, other_, sum_of_;
 };
 
 }  // namespace

@@ -133,6 +133,8 @@ def _check(
     if weights.ndim != 3 or weights.shape[0] != kernel_size or weights.shape[1] != feats.shape[1]:
         expected = f"(K = {kernel_size}, C = {feats.shape[1]}, O)"
         raise ValueError(f"{op}: weights must be {expected}, got {tuple(weights.shape)}")
+    if weights.shape[1] < 1 or weights.shape[2] < 1:
+        raise ValueError(f"{op}: at least one channel in and out expected, got weights {tuple(weights.shape)}")
     if kernel_offsets is not None:
         _check_offsets(op, kernel_offsets, (query.shape[0], kernel_size, query.shape[1]))
     if modulations is not None and tuple(modulations.shape) != (query.shape[0], kernel_size):
