@@ -73,17 +73,6 @@ def check_against_reference(inputs: Inputs) -> None:
         torch.testing.assert_close(a.double(), b, rtol=0, atol=tolerance * (1 + scale))
 
 
-@pytest.fixture(params=["portable", "avx2", "avx512"])
-def isa(request: pytest.FixtureRequest):
-    """Runs a test with each instruction set that this processor has."""
-    index = ["portable", "avx2", "avx512"].index(request.param)
-    if torch.ops.pcseg.limit_isa(index) != index:
-        torch.ops.pcseg.limit_isa(2)
-        pytest.skip(f"needs a processor with {request.param}")
-    yield request.param
-    torch.ops.pcseg.limit_isa(2)
-
-
 CASES = {
     "in1": {"c": 1, "o": 8},
     "in3_out1": {"c": 3, "o": 1},
