@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcseg.batch import PointBatch
 from pcseg.config import KPConvConfig
 from pcseg.models.heads import SegOutput
 from pcseg.models.layers import (
-    LEAKY_SLOPE,
     Bottleneck,
     DeformableKPConv,
     KPConv,
     Penalty,
     UpsampleUnary,
+    activate,
     make_norm,
 )
 from pcseg.pyramid import Level, build_pyramid
@@ -111,7 +110,7 @@ class KPConvNet(nn.Module):
             raise ValueError(f"KPConvNet: {len(self.encoder)} levels expected, got {len(levels)}")
         penalties: list[Penalty] = []
         feats = self._encode(batch, levels, penalties)
-        feats = F.leaky_relu(self.head(feats), LEAKY_SLOPE)
+        feats = activate(self.head(feats))
         output = SegOutput(self.classifier(feats), feats)
         if not penalties:
             return output, {}
@@ -124,7 +123,7 @@ class KPConvNet(nn.Module):
         first = levels[0]
         feats = torch.cat([batch.feats.new_ones(batch.num_rows, 1), batch.feats], 1)
         feats = self.stem(first.coords, first.coords, first.neighbors, feats)
-        feats = F.leaky_relu(self.stem_norm(feats), LEAKY_SLOPE)
+        feats = activate(self.stem_norm(feats))
         skips: list[Tensor] = []
         for index, (level, blocks) in enumerate(zip(levels, self.encoder, strict=True)):
             for number, block in enumerate(blocks):  # pyright: ignore[reportArgumentType]

@@ -16,6 +16,11 @@ from pcseg.models.kernel_points import Layout, kernel_points
 LEAKY_SLOPE = 0.1
 
 
+def activate(feats: Tensor) -> Tensor:
+    """LeakyReLU in place: what a norm, a sum or a linear layer returns is nobody else's, and memory traffic costs."""
+    return F.leaky_relu(feats, LEAKY_SLOPE, inplace=True)
+
+
 class Penalty(NamedTuple):
     """Regularisation of one deformable convolution, both dimensionless means over rows and kernel points."""
 
@@ -187,7 +192,7 @@ class Unary(nn.Module):
 
     def forward(self, feats: Tensor) -> Tensor:  # (N, C) -> (N, O)
         out = self.norm(self.linear(feats))
-        return F.leaky_relu(out, LEAKY_SLOPE) if self.activation else out
+        return activate(out) if self.activation else out
 
 
 class Bottleneck(nn.Module):
@@ -233,9 +238,9 @@ class Bottleneck(nn.Module):
         mixed = self.conv(query, support, neighbors, self.reduce(feats))
         if isinstance(self.conv, DeformableKPConv):
             mixed, penalty = mixed
-        mixed = self.expand(F.leaky_relu(self.conv_norm(mixed), LEAKY_SLOPE))
+        mixed = self.expand(activate(self.conv_norm(mixed)))
         straight = ops.neighbor_max(feats, neighbors) if self.strided else feats
-        return F.leaky_relu(mixed + self.shortcut(straight), LEAKY_SLOPE), penalty
+        return activate(mixed + self.shortcut(straight)), penalty
 
 
 class UpsampleUnary(nn.Module):
@@ -260,4 +265,4 @@ class UpsampleUnary(nn.Module):
         weight = self.linear.weight
         from_coarse = F.linear(coarse, weight[:, : self.coarse_channels])
         from_skip = F.linear(skip, weight[:, self.coarse_channels :])
-        return F.leaky_relu(self.norm(from_skip + from_coarse.index_select(0, upsample)), LEAKY_SLOPE)
+        return activate(self.norm(from_skip + from_coarse.index_select(0, upsample)))
