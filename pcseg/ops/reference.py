@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -110,3 +113,21 @@ def voxel_features(
             most, best = votes[:, 1:].max(1)
             majority = torch.where(most > 0, best, majority)
     return VoxelFeatures(mean(coords.double()).to(coords.dtype), None if feats is None else mean(feats), majority)
+
+
+def segment_reduce(
+    values: Tensor,  # (N, C)
+    offsets: Tensor,  # (S + 1,) int64
+    reduce: Literal["sum", "mean", "max"],
+) -> Tensor:  # (S, C)
+    """``pcseg.ops.segment_reduce``."""
+    rows = []
+    for first, last in itertools.pairwise(offsets.tolist()):
+        segment = values[first:last]
+        if first == last:
+            rows.append(values.new_zeros(values.shape[1]))
+        elif reduce == "max":
+            rows.append(segment.max(0).values)
+        else:
+            rows.append(segment.sum(0) / (last - first if reduce == "mean" else 1))
+    return torch.stack(rows) if rows else values.new_zeros(0, values.shape[1])

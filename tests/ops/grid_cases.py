@@ -76,3 +76,33 @@ GRID_CASES: dict[str, Callable[[], Cloud]] = {
     "non_contiguous": lambda: Cloud(uniform(900, 6)[:, ::2], 0.3, offsets_of([400, 500])),
     "threads": lambda: Cloud(uniform(60000, 3), 0.2, offsets_of([20001, 39999])),
 }
+
+
+class Segments(NamedTuple):
+    values: Tensor  # (N, C)
+    offsets: Tensor  # (S + 1,)
+
+
+def _segments(
+    lengths: list[int] | Tensor, channels: int, dtype: torch.dtype = torch.float32, before: int = 0
+) -> Segments:
+    offsets = offsets_of(lengths) + before
+    values = torch.randn(int(offsets[-1]) + before, channels, generator=_rng(), dtype=torch.float64).to(dtype)
+    return Segments(values, offsets)
+
+
+SEGMENT_CASES: dict[str, Callable[[], Segments]] = {
+    "small": lambda: _segments([3, 1, 4, 1, 5], 3),
+    "f64": lambda: _segments([3, 1, 4, 1, 5], 5, torch.float64),
+    "empty_segments": lambda: _segments([0, 3, 0, 0, 2, 0], 4),
+    "rows_outside": lambda: _segments([2, 0, 3], 2, before=4),
+    "only_rows_outside": lambda: Segments(torch.randn(6, 2, generator=_rng()), torch.tensor([3, 3])),
+    "no_segment": lambda: Segments(torch.randn(6, 2, generator=_rng()), torch.tensor([2])),
+    "no_row": lambda: _segments([0, 0], 3),
+    "no_channel": lambda: _segments([3, 2], 0),
+    "one_channel": lambda: _segments([9, 1, 70], 1),
+    "wide": lambda: _segments([5, 0, 8, 2], 130),
+    "non_contiguous": lambda: Segments(torch.randn(12, 8, generator=_rng())[:, ::2], torch.tensor([0, 5, 12])),
+    "many": lambda: _segments(torch.randint(0, 9, (3000,), generator=_rng()), 7),
+    "long": lambda: _segments([5, 30000, 0, 9000, 4096, 4097], 3),
+}
