@@ -34,7 +34,7 @@ train: $(STAMP)
 	$(PY) -m data_prep.las samples/ahn3_delft/*.laz --out $(DATA) --config configs/ahn3/kpconv.py
 	$(PY) -m pcseg.train configs/ahn3/kpconv.py --run $(RUN)
 	$(PY) -m pcseg.evaluate $(RUN)
-	$(PY) -m pcseg.predict $(RUN) samples/ahn3_delft/ahn3_cropped_2.laz -o $(RUN)/predictions
+	$(PY) -m pcseg.predict $(RUN) samples/ahn3_delft/crop_2.laz -o $(RUN)/predictions
 
 test: $(STAMP) lint
 	$(PY) -m pytest -m "not slow"

@@ -1,0 +1,1 @@
+"""From raw files to scene folders; ``format.md`` describes the result."""

@@ -1,0 +1,137 @@
+"""What every reader of scans gives: a checked header, then chunks of points with named columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+
+from pcseg.errors import InputError
+
+CHUNK_SIZE = 1_000_000
+"""Points read at a time: some 100 MB with every attribute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanHeader:
+    """What a file promises, checked against its size before anything is allocated."""
+
+    path: Path
+    format: Literal["las", "ply"]
+    num_points: int
+    columns: dict[str, np.dtype]
+    """Attributes by name, coordinates left out; a sub-array type where an attribute has several values a point."""
+    crs: str | None
+    """Coordinate reference system: WKT, ``EPSG:code``, or None where the file names none."""
+    label_column: str | None
+    """The attribute that holds class codes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanChunk:
+    """Consecutive points of a file."""
+
+    start: int
+    coords: np.ndarray  # (n, 3) float64, in the file's own frame; a value may be NaN or infinite
+    columns: dict[str, np.ndarray]  # each (n,) or (n, k)
+
+    def __len__(self) -> int:
+        return self.coords.shape[0]
+
+
+def _format(path: Path) -> ModuleType:
+    suffix = path.suffix.lower()
+    if suffix in (".las", ".laz"):
+        from pcseg.io import las
+
+        return las
+    if suffix == ".ply":
+        from pcseg.io import ply
+
+        return ply
+    raise InputError(f"{path}: cannot read '{suffix or path.name}' files; give a .las, .laz or .ply file")
+
+
+def read_header(path: Path | str) -> ScanHeader:
+    """Check a scan's header; the format goes by the file's suffix.
+
+    Raises:
+        InputError: missing, truncated, of another format than its name says, or without points.
+    """
+    return _format(Path(path)).read_header(Path(path))
+
+
+def read_chunks(
+    path: Path | str, columns: Sequence[str] | None = None, *, chunk_size: int = CHUNK_SIZE
+) -> Iterator[ScanChunk]:
+    """The points of a scan in file order, ``chunk_size`` at a time.
+
+    Args:
+        columns: attributes to deliver; None: all of them.
+
+    Raises:
+        InputError: as :func:`read_header`; a column the file does not have; damage found on the way.
+    """
+    return _format(Path(path)).read_chunks(Path(path), columns, chunk_size=chunk_size)
+
+
+def write_predictions(
+    source: Path | str,
+    target: Path | str,
+    pred_class: np.ndarray,  # (N,) integer, class index; -1: not predicted
+    confidence: np.ndarray,  # (N,) float
+    *,
+    codes: Sequence[int] | None = None,
+    overwrite_classification: bool = False,
+    chunk_size: int = CHUNK_SIZE,
+) -> None:
+    """Copy a scan with two more attributes: ``pred_class`` (uint8 or uint16) and ``confidence`` (float32).
+
+    Every original attribute, the point order, scale, offset and CRS are kept. A point that was not predicted has the
+    largest value of its type as ``pred_class``. Bounded memory; the target appears whole or not at all.
+
+    Args:
+        source, target: of the same family (LAS and LAZ, or PLY).
+        codes: code of each class, needed to overwrite the classification.
+        overwrite_classification: write the codes into the file's own class attribute; the old values are kept as
+            ``orig_class``.
+
+    Raises:
+        InputError: what :func:`read_chunks` refuses, a number of predictions other than that of points, or a code that
+            the format cannot hold.
+        OSError: the target cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    module = _format(source)
+    if _format(target) is not module:
+        raise InputError(f"{target}: a {source.suffix} file can only be copied to the same format")
+    header = module.read_header(source)
+    for name, values in (("pred_class", pred_class), ("confidence", confidence)):
+        if values.shape != (header.num_points,):
+            raise InputError(f"{source}: has {header.num_points} points, got {name} of shape {values.shape}")
+    if overwrite_classification and codes is None:
+        raise InputError(f"{source}: the codes of the classes are needed to overwrite the classification")
+    module.write_predictions(
+        source,
+        target,
+        pred_class,
+        confidence,
+        codes=None if codes is None or not overwrite_classification else np.asarray(codes, np.int64),
+        chunk_size=chunk_size,
+    )
+
+
+def class_type(num_classes: int) -> np.dtype:
+    """Smallest type of ``pred_class`` that leaves its largest value free for "not predicted"."""
+    return np.dtype(np.uint8 if num_classes <= 255 else np.uint16)
+
+
+def check_columns(path: Path, wanted: Sequence[str], present: Sequence[str]) -> None:
+    """Refuse an unknown column by name."""
+    for name in wanted:
+        if name not in present:
+            raise InputError(f"{path}: has no column '{name}'; it has {', '.join(sorted(present)) or 'none'}")

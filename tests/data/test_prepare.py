@@ -1,0 +1,204 @@
+"""Scans to scene folders: content, repetition, and what is refused without a trace."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pcseg import IGNORE
+from pcseg.datasets.ground import GroundSettings
+from pcseg.datasets.prepare import prepare_scan
+from pcseg.datasets.scene_folder import Scene, find_scenes
+from pcseg.errors import InputError, run_command
+from pcseg.label_map import LabelMap
+from tests.io.scans import SAMPLES, file_size_limit, full_disk, left_behind, small_las
+
+LABELS = LabelMap.from_pairs(["1=other", "2=ground", "6=ignore"])
+
+
+def test_a_scene_holds_what_the_file_holds(tmp_path):
+    las = small_las(tmp_path / "a.laz", 700, point_format=7)
+    scene = prepare_scan(tmp_path / "a.laz", tmp_path / "out", label_map=LABELS, chunk_size=100)
+    assert scene.name == "a" and scene.num_points == 700 and scene.path == tmp_path / "out" / "a"
+    np.testing.assert_allclose(scene.coords + scene.origin, las.xyz, atol=1e-5)
+    assert np.array_equal(scene.origin, np.round(scene.origin))
+    np.testing.assert_array_equal(scene.column("intensity"), las.intensity)
+    np.testing.assert_array_equal(scene.column("color"), np.stack([las.red, las.green, las.blue], 1))
+    np.testing.assert_array_equal(scene.column("echo_width"), np.asarray(las["echo width"]))
+    assert scene.column("normals").shape == (700, 3) and scene.column("color").dtype == np.uint16
+    assert scene.column("height_above_ground").dtype == np.float32 and "gps_time" not in scene.column_names
+    table = np.full(256, IGNORE)
+    table[1], table[2] = 0, 1
+    np.testing.assert_array_equal(scene.labels, table[las.classification])
+    assert scene.class_names == ("other", "ground") and scene.info.class_codes == (1, 2)
+    assert scene.info.class_histogram == {n: int((scene.labels == i).sum()) for i, n in enumerate(scene.class_names)}
+    assert scene.source_rows is None and scene.to_source(scene.coords, 0) is not None
+    assert left_behind(tmp_path / "out") == ["a"]
+    info = json.loads((scene.path / "scene.json").read_text())
+    assert info["source"]["file"] == "a.laz" and len(info["source"]["sha256"]) == 64
+
+
+def test_chunks_of_any_size_give_the_same_scene_up_to_the_origin(tmp_path):
+    small_las(tmp_path / "a.laz", 500)
+    whole = prepare_scan(tmp_path / "a.laz", tmp_path / "one")
+    parts = prepare_scan(tmp_path / "a.laz", tmp_path / "two", chunk_size=33)
+    np.testing.assert_allclose(whole.coords + whole.origin, parts.coords + parts.origin, atol=1e-5)
+    np.testing.assert_allclose(whole.column("height_above_ground"), parts.column("height_above_ground"), atol=1e-4)
+
+
+def test_a_second_call_leaves_the_scene_alone_and_a_change_makes_it_anew(tmp_path):
+    path = tmp_path / "a.laz"
+    small_las(path, 200)
+    options = {"label_map": LABELS, "features": ("intensity", "height_above_ground")}
+
+    def stamp(**changes) -> int:
+        return (prepare_scan(path, tmp_path / "out", **{**options, **changes}).path / "coords.npy").stat().st_mtime_ns
+
+    first = stamp()
+    assert stamp() == first
+    other_map = stamp(label_map=LabelMap.from_pairs(["1=other", "2=ground", "6=building"]))
+    assert other_map != first
+    other_features = stamp(features=("intensity",))
+    assert other_features != other_map
+    other_ground = stamp(ground=GroundSettings(cell=2.0))
+    assert other_ground != other_features
+    small_las(path, 200, seed=5)
+    other_file = stamp(ground=GroundSettings(cell=2.0))
+    assert other_file != other_ground
+    (tmp_path / "out" / "a" / "intensity.npy").write_bytes(b"damaged")
+    assert stamp(ground=GroundSettings(cell=2.0)) != other_file
+    assert left_behind(tmp_path / "out") == ["a"]
+
+
+def test_features_are_chosen_by_name(tmp_path):
+    small_las(tmp_path / "a.laz", 50)
+    scene = prepare_scan(tmp_path / "a.laz", tmp_path, features=("ones", "return_ratio", "scan_angle"))
+    assert set(scene.column_names) == {"return_number", "number_of_returns", "scan_angle"} and scene.labels is None
+    bare = prepare_scan(tmp_path / "a.laz", tmp_path, name="bare", features=())
+    assert bare.column_names == () and left_behind(bare.path) == ["coords.npy", "scene.json"]
+    with pytest.raises(InputError, match=r"a\.laz: has no column 'color'; it has height_above_ground, .*intensity"):
+        prepare_scan(tmp_path / "a.laz", tmp_path, features=("color",))
+
+
+def test_eight_bit_colour_in_sixteen_and_no_colour_at_all(tmp_path):
+    las = small_las(tmp_path / "a.laz", 300, point_format=7, color=255)
+    scene = prepare_scan(tmp_path / "a.laz", tmp_path)
+    assert scene.column("color").dtype == np.uint8 and "8 bits stored in 16" in scene.info.notes[0]
+    np.testing.assert_array_equal(scene.column("color")[:, 0], las.red)
+    small_las(tmp_path / "b.laz", 300, point_format=7, color=0)
+    scene = prepare_scan(tmp_path / "b.laz", tmp_path)
+    assert "color" not in scene.column_names and scene.info.notes == ("no colour: it is 0 at every point",)
+
+
+def test_codes_outside_the_map_are_named_and_counted(tmp_path):
+    las = small_las(tmp_path / "a.laz", 300)
+    counts = {code: int((las.classification == code).sum()) for code in (2, 6)}
+    with pytest.raises(InputError) as caught:
+        prepare_scan(tmp_path / "a.laz", tmp_path / "out", label_map=LabelMap.from_pairs(["1=other"]), chunk_size=50)
+    assert f"2 ({counts[2]} points), 6 ({counts[6]} points)" in str(caught.value)
+    assert left_behind(tmp_path / "out") == []
+    table = LabelMap.from_pairs(["1=other", "default=ignore"])
+    assert prepare_scan(tmp_path / "a.laz", tmp_path / "out", label_map=table).info.class_histogram == {
+        "other": 300 - sum(counts.values())
+    }
+
+
+@pytest.mark.parametrize("room", [10, 1000, 5000])
+def test_a_full_disk_leaves_the_old_scene(tmp_path, monkeypatch, room):
+    small_las(tmp_path / "a.laz", 1000)
+    old = prepare_scan(tmp_path / "a.laz", tmp_path / "out", features=("intensity",))
+    with full_disk(monkeypatch, room), pytest.raises(OSError, match=r"No space left on device: .*out/a'"):
+        prepare_scan(tmp_path / "a.laz", tmp_path / "out")
+    with file_size_limit(room), pytest.raises(OSError, match="File too large"):
+        prepare_scan(tmp_path / "a.laz", tmp_path / "out")
+    assert left_behind(tmp_path / "out") == ["a"] and Scene.open(old.path).column_names == ("intensity",)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    small_las(tmp_path / "a.laz", 20)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        prepare_scan(tmp_path / "a.laz", tmp_path / "file" / "out")
+
+
+def test_scenes_are_found_by_pattern(tmp_path):
+    for name in ("b_1", "a_1", "a_2"):
+        small_las(tmp_path / f"{name}.laz", 20)
+        prepare_scan(tmp_path / f"{name}.laz", tmp_path / "out", features=())
+    assert [s.name for s in find_scenes(tmp_path / "out")] == ["a_1", "a_2", "b_1"]
+    assert [s.name for s in find_scenes(tmp_path / "out", ["b_*", "*_1"])] == ["b_1", "a_1"]
+    with pytest.raises(InputError, match=r"no scene matches 'c_.'; there are a_1, a_2, b_1"):
+        find_scenes(tmp_path / "out", ["c_?"])
+    with pytest.raises(InputError, match="no such folder"):
+        find_scenes(tmp_path / "none")
+
+
+def test_a_scene_that_is_not_whole_is_refused_by_name(tmp_path):
+    small_las(tmp_path / "a.laz", 40)
+    scene = prepare_scan(tmp_path / "a.laz", tmp_path / "out")
+    with pytest.raises(InputError, match="has no column 'color'; it has intensity"):
+        scene.column("color")
+    file = scene.path / "intensity.npy"
+    content = file.read_bytes()
+    file.write_bytes(content[:-10])
+    with pytest.raises(InputError, match=r"intensity\.npy: no whole array file"):
+        scene.column("intensity")
+    np.save(file, np.zeros(3, np.uint16))
+    with pytest.raises(InputError, match=r"scene\.json says uint16 \(40,\), the file holds uint16 \(3,\)"):
+        scene.column("intensity")
+    file.unlink()
+    with pytest.raises(InputError, match=r"intensity\.npy: no such file"):
+        scene.column("intensity")
+    for text, message in (("{", "scene.json"), ('{"format": 9}', "format"), ("\xff", "scene.json")):
+        (scene.path / "scene.json").write_text(text, encoding="latin-1")
+        with pytest.raises(InputError, match=message):
+            Scene.open(scene.path)
+    with pytest.raises(InputError, match="is no scene folder"):
+        Scene.open(tmp_path)
+
+
+def test_a_column_name_cannot_lead_out_of_the_folder(tmp_path):
+    small_las(tmp_path / "a.laz", 40)
+    scene = prepare_scan(tmp_path / "a.laz", tmp_path / "out", features=("intensity",))
+    text = (scene.path / "scene.json").read_text().replace('"intensity"', '"../intensity"', 1)
+    (scene.path / "scene.json").write_text(text)
+    with pytest.raises(InputError, match=r"'\.\./intensity' is no plain name"):
+        Scene.open(scene.path)
+
+
+def test_ground_of_the_shipped_scan_lies_near_zero(tmp_path):
+    scan = SAMPLES / "ahn3_delft" / "crop_2.laz"
+    table = LabelMap.from_pairs(["2=ground", "6=building", "default=ignore"])
+    scene = prepare_scan(scan, tmp_path, label_map=table, features=("height_above_ground",), progress=False)
+    height, labels = np.asarray(scene.column("height_above_ground")), np.asarray(scene.labels)
+    assert np.median(np.abs(height[labels == 0])) < 0.05 and np.quantile(np.abs(height[labels == 0]), 0.95) < 0.25
+    assert np.median(height[labels == 1]) > 6 and np.quantile(height[labels == 1], 0.05) > 1
+
+
+def test_the_command_says_what_it_made_and_what_is_wrong(tmp_path, monkeypatch, capsys):
+    from data_prep import las
+
+    small_las(tmp_path / "a.laz", 60)
+
+    def command(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["las", *map(str, arguments)])
+        try:
+            run_command(las.main)
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    out = str(tmp_path / "out")
+    assert command(tmp_path / "a.laz", "--out", out, "--label-map", "1=x", "2=y", "default=ignore") == 0
+    printed = capsys.readouterr().out
+    assert "60 points" in printed and "x " in printed and Scene.open(tmp_path / "out" / "a").class_names == ("x", "y")
+    for arguments, message in (
+        ([tmp_path / "none.laz"], "none.laz: no such file"),
+        ([tmp_path / "a.ply"], "expected a .las or .laz file"),
+        ([], "no scans given"),
+        ([tmp_path / "a.laz", tmp_path / "sub" / "a.laz"], "would overwrite the scene of"),
+        ([tmp_path / "a.laz", "--label-map", "1=x"], "class codes outside the label map: 2"),
+    ):
+        assert command(*arguments, "--out", out) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1 and "Traceback" not in error
