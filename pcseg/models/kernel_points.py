@@ -78,8 +78,8 @@ def optimise(num_points: int, dim: int, layout: Layout = "centre") -> np.ndarray
 
 def _energy(flat: np.ndarray, free: np.ndarray) -> tuple[float, np.ndarray]:
     """Energy of the outer points and its gradient; the centre sits at the origin."""
-    outer = flat.reshape(free.shape)
-    points = np.concatenate([np.zeros((1, outer.shape[1])), outer])
+    outer = flat.reshape(-1, free.shape[1])
+    points = np.concatenate([np.zeros((1, free.shape[1])), outer])
     delta = points[:, None] - points[None]
     inverse = 1.0 / np.sqrt((delta**2).sum(-1) + 1e-12)
     np.fill_diagonal(inverse, 0.0)

@@ -33,19 +33,7 @@ CASES = {
 }
 
 
-@pytest.fixture(params=["portable", "avx2", "avx512"])
-def isa(request):
-    index = ["portable", "avx2", "avx512"].index(request.param)
-    if torch.ops.pcseg.limit_isa(index) != index:
-        torch.ops.pcseg.limit_isa(2)
-        pytest.skip(f"needs a processor with {request.param}")
-    yield request.param
-    torch.ops.pcseg.limit_isa(2)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_equals_reference_with_gradient(case, isa):
-    values, neighbors = CASES[case]
+def check(values, neighbors):
     ours, theirs = values.clone().requires_grad_(), values.clone().requires_grad_()
     out, expected = neighbor_max(ours, neighbors), reference.neighbor_max(theirs, neighbors)
     assert torch.equal(out, expected)
@@ -53,6 +41,16 @@ def test_equals_reference_with_gradient(case, isa):
     (out * weight).sum().backward()
     (expected * weight).sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_reference_with_gradient(case, device):
+    check(*(tensor.to(device) for tensor in CASES[case]))
+
+
+def test_every_instruction_set(isa):
+    check(*CASES["wide"])
+    check(*make(c=67, dtype=torch.float64))
 
 
 def test_equals_loop():
