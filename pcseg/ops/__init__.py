@@ -1,5 +1,6 @@
 """Point-cloud operations: C++ and CUDA kernels behind pure functions on tensors."""
 
+from pcseg.ops.gather_neighbors import gather_neighbors
 from pcseg.ops.grid_subsample import VoxelGrid, grid_subsample
 from pcseg.ops.kpconv import kpconv, kpconv_fitting_distance
 from pcseg.ops.neighbor_max import neighbor_max
@@ -9,6 +10,7 @@ from pcseg.ops.voxel_features import VoxelFeatures, voxel_features
 __all__ = [
     "VoxelFeatures",
     "VoxelGrid",
+    "gather_neighbors",
     "grid_subsample",
     "kpconv",
     "kpconv_fitting_distance",

@@ -131,3 +131,12 @@ def segment_reduce(
         else:
             rows.append(segment.sum(0) / (last - first if reduce == "mean" else 1))
     return torch.stack(rows) if rows else values.new_zeros(0, values.shape[1])
+
+
+def gather_neighbors(
+    values: Tensor,  # (N, C)
+    neighbors: Tensor,  # (M, k) int64, N where there is no neighbour
+    fill: float = 0.0,
+) -> Tensor:  # (M, k, C)
+    """``pcseg.ops.gather_neighbors``."""
+    return torch.cat([values, values.new_full((1, values.shape[1]), fill)])[neighbors]
