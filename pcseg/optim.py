@@ -1,0 +1,73 @@
+"""The optimiser of a run, its learning rate over time, and a running average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pcseg.config import OptimConfig, ScheduleConfig
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Weight decay reaches matrices and kernels, not biases and the scales of normalisation (one axis or none)."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.kind == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2))
+
+
+def rate_factor(config: ScheduleConfig, progress: float) -> float:
+    """Factor on the learning rate where ``progress`` of the run, in [0, 1], is done.
+
+    A pure function: the schedule has no state to resume.
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if progress < config.warmup:
+        return config.first + (1.0 - config.first) * progress / config.warmup
+    if config.kind == "constant":
+        return 1.0
+    fallen = (progress - config.warmup) / (1.0 - config.warmup)
+    if config.kind == "cosine":
+        left = 0.5 * (1.0 + math.cos(math.pi * fallen))
+    elif config.kind == "polynomial":
+        left = (1.0 - fallen) ** config.power
+    else:
+        return config.last**fallen
+    return config.last + (1.0 - config.last) * left
+
+
+class WeightAverage:
+    """Exponential running average of a model's weights and of its floating-point buffers.
+
+    The decay rises from 0 as (1 + n) / (10 + n), so that the start does not weigh in.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay, self.count = decay, 0
+        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.count += 1
+        keep = min(self.decay, (1 + self.count) / (10 + self.count))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.weights[name].lerp_(value, 1.0 - keep)
+            else:
+                self.weights[name].copy_(value)
+
+    def state_dict(self) -> dict[str, object]:
+        return {"count": self.count, "weights": dict(self.weights)}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        self.count = int(state["count"])
+        loaded: Mapping[str, Tensor] = state["weights"]
+        for name, value in self.weights.items():
+            value.copy_(loaded[name])
