@@ -71,12 +71,19 @@ def archs() -> list[str]:
 
 
 def static_cudart(compiler: str) -> Path:
-    """Folder of libcudart_static.a: linked in, so the CUDA version of the torch wheel does not matter."""
-    root = Path(compiler).resolve().parent.parent
-    for folder in (root / "lib64", root / "targets" / "x86_64-linux" / "lib"):
+    """Folder of libcudart_static.a: linked in, so the CUDA version of the torch wheel does not matter.
+
+    nvcc says where its toolkit is: the nvcc on PATH may be a link or a script that only calls the real one.
+    """
+    told = subprocess.run([compiler, "--dryrun", "-c", "none.cu"], capture_output=True, text=True).stderr
+    tops = [Path(line.split("TOP=", 1)[1]) for line in told.splitlines() if "TOP=" in line]
+    roots = [top.resolve() for top in tops] or [Path(compiler).resolve().parent.parent]
+    for folder in (roots[0] / "lib64", roots[0] / "lib", *sorted(roots[0].glob("targets/*/lib"))):
         if (folder / "libcudart_static.a").exists():
             return folder
-    sys.exit(f"pcseg: nvcc is {compiler}, but libcudart_static.a is not under {root}: set CUDA_HOME or PCSEG_CUDA=0.")
+    sys.exit(
+        f"pcseg: nvcc is {compiler}, but libcudart_static.a is not under {roots[0]}: set CUDA_HOME or PCSEG_CUDA=0."
+    )
 
 
 class NinjaFile:
@@ -96,8 +103,9 @@ class NinjaFile:
         self.lines += [f"  {k} = {v}" for k, v in variables.items()]
         return out
 
-    def link(self, rule: str, out: Path, objects: list[Path], **variables: str) -> None:
-        self.lines.append(f"build {out}: {rule} {' '.join(map(str, objects))}")
+    def link(self, rule: str, out: Path, objects: list[Path], implicit: Path | None = None, **variables: str) -> None:
+        waits_for = f" | {implicit}" if implicit else ""
+        self.lines.append(f"build {out}: {rule} {' '.join(map(str, objects))}{waits_for}")
         self.lines += [f"  {k} = {v}" for k, v in variables.items()]
         self.lines.append(f"default {out}")
 
@@ -158,21 +166,23 @@ class Build(build_ext):
         codes = [f"-gencode arch=compute_{a},code=sm_{a}" for a in archs()]
         codes += [f"-gencode arch=compute_{a},code=compute_{a}" for a in archs() if a in PTX_ARCHS]
         werror = " -Werror all-warnings" if os.environ.get("PCSEG_WERROR") == "1" else ""
-        flags = f"-std=c++20 -O3 --fmad=$fmad --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden{werror}"
+        # No fused multiply-add unless a kernel asks for it, as on the CPU.
+        flags = f"-std=c++20 -O3 --fmad=false --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden{werror}"
         n.rule("cuda", f"{compiler} {flags} {' '.join(codes)} -MD -MF $out.d -c $in -o $out", depfile=True)
         # The CPU wheel of torch has no libtorch_cuda to link against. An empty stand-in of the same name records the
         # dependency; at run time the real one is already loaded.
         stub = n.build / "libtorch_cuda.so"
         n.rule("stub", f"echo | {cxx_of(os.environ)} -shared -fPIC -x c++ - -Wl,-soname,libtorch_cuda.so -o $out")
         n.lines.append(f"build {stub}: stub")
-        exact = {"knn", "radius_search", "cell_grid", "grid_subsample"}  # distances that must tie as on the CPU
-        objects = [n.object("cuda", s, fmad="false" if s.stem in exact else "true") for s in sources]
+        objects = [n.object("cuda", s) for s in sources]
         objects += [n.object("binding", s) for s in sorted(BINDINGS.glob("cuda_*.cpp"))]
         n.link(
             "shared",
             out / "lib" / "libpcseg_cuda.so",
-            [*objects, stub],
-            libs=f"{torch_libs} -L{static_cudart(compiler)} -lcudart_static -ldl -lrt",
+            objects,
+            # Not an input: those may be dropped where no symbol needs them, and the stand-in has none.
+            libs=f"{torch_libs} {stub} -L{static_cudart(compiler)} -lcudart_static -ldl -lrt",
+            implicit=stub,
         )
 
     def describe_numpy(self, n: NinjaFile, out: Path, kernels: list[Path]) -> None:

@@ -1,0 +1,83 @@
+#include <limits>
+
+#include "../kernels/neighbor_search_cuda.h"
+#include "cuda_common.h"
+
+namespace pcseg::bindings {
+namespace {
+
+struct Inputs {
+  Tensor query, support, query_offsets, support_offsets;
+  int64_t k;
+
+  void check(const char* op) {
+    for (Tensor* t : {&query, &support, &query_offsets, &support_offsets}) *t = torch::stable::contiguous(*t);
+    const ScalarType type = query.scalar_type();
+    expect(type == ScalarType::Float || type == ScalarType::Double, op, "query must be float32 or float64");
+    expect(support.scalar_type() == type, op, "support must have the dtype of query");
+    expect(query.dim() == 2 && support.dim() == 2 && query.size(1) == support.size(1), op,
+           "query (M, D), support (N, D)");
+    expect(query.size(1) >= 1 && query.size(1) <= 3, op, "coordinates must be 1D to 3D on a GPU");
+    expect(query_offsets.dim() == 1 && support_offsets.dim() == 1 && query_offsets.size(0) >= 1 &&
+               query_offsets.size(0) == support_offsets.size(0),
+           op, "offsets must be (B + 1,), one B for query and support");
+    expect(query_offsets.scalar_type() == ScalarType::Long && support_offsets.scalar_type() == ScalarType::Long, op,
+           "offsets must be int64");
+    constexpr int64_t kMaxRows = std::numeric_limits<int32_t>::max() - 32;
+    expect(query.size(0) < kMaxRows && support.size(0) < kMaxRows, op, "at most 2^31 - 34 rows on a GPU");
+    expect(k >= 0, op, "the number of neighbours must not be negative");
+  }
+
+  template <class T>
+  void run(T max_sq_dist, Tensor& index, Tensor* sq_dist) const {
+    const OnDevice device(query);
+    const NeighborSearch<T> a{.query = data<T>(query),
+                              .support = data<T>(support),
+                              .query_offsets = data<int64_t>(query_offsets),
+                              .support_offsets = data<int64_t>(support_offsets),
+                              .num_query = query.size(0),
+                              .num_support = support.size(0),
+                              .num_clouds = query_offsets.size(0) - 1,
+                              .dim = query.size(1),
+                              .k = k,
+                              .max_sq_dist = max_sq_dist,
+                              .index = mutable_data<int64_t>(index),
+                              .sq_dist = sq_dist ? mutable_data<T>(*sq_dist) : nullptr};
+    Tensor memory = workspace(query, neighbor_search_workspace_bytes(a));
+    neighbor_search(a, memory.data_ptr(), device.stream());
+  }
+};
+
+std::tuple<Tensor, Tensor> knn(Tensor query, Tensor support, int64_t k, Tensor query_offsets, Tensor support_offsets) {
+  Inputs in{query, support, query_offsets, support_offsets, k};
+  in.check("knn");
+  Tensor index = empty_like_device(query, {query.size(0), k}, ScalarType::Long);
+  Tensor sq_dist = empty_like_device(query, {query.size(0), k}, query.scalar_type());
+  if (query.scalar_type() == ScalarType::Float)
+    in.run(std::numeric_limits<float>::infinity(), index, &sq_dist);
+  else
+    in.run(std::numeric_limits<double>::infinity(), index, &sq_dist);
+  return {index, sq_dist};
+}
+
+Tensor radius_search(Tensor query, Tensor support, double radius, int64_t max_neighbors, Tensor query_offsets,
+                     Tensor support_offsets) {
+  Inputs in{query, support, query_offsets, support_offsets, max_neighbors};
+  in.check("radius_search");
+  Tensor index = empty_like_device(query, {query.size(0), max_neighbors}, ScalarType::Long);
+  if (query.scalar_type() == ScalarType::Float) {
+    const float r = static_cast<float>(radius);
+    in.run(r * r, index, nullptr);
+  } else {
+    in.run(radius * radius, index, nullptr);
+  }
+  return index;
+}
+
+PCSEG_CUDA_IMPL(m) {
+  m.impl("knn", TORCH_BOX(&knn));
+  m.impl("radius_search", TORCH_BOX(&radius_search));
+}
+
+}  // namespace
+}  // namespace pcseg::bindings
