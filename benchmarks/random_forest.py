@@ -23,7 +23,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from pcseg import IGNORE, ops
 from pcseg.datasets.scene_folder import Scene
-from pcseg.metrics.confusion import scores
+from pcseg.metrics.confusion import Scores, confusion_matrix, scores
 
 CHUNK = 100_000  # rows whose neighbourhoods are held at a time
 
@@ -109,8 +109,12 @@ def fit(feats: np.ndarray, labels: np.ndarray, count: int, seed: int, leaf: int)
     return forest.fit(feats[rows], labels[rows])
 
 
+def score(forest: RandomForestClassifier, feats: np.ndarray, labels: np.ndarray, num_classes: int) -> Scores:
+    return scores(confusion_matrix(forest.predict(feats), labels, num_classes))
+
+
 def main(args: Args) -> None:
-    class_names = Scene.open(args.data / args.train[0]).class_names
+    class_names = Scene.open(args.data / args.train[0]).info.class_names
     start = time.perf_counter()
     train_feats, train_labels, train_coords = load(args, args.train)
     # The last fifth along x decides the leaf size; the validation scenes are not looked at for that.
@@ -129,7 +133,7 @@ def main(args: Args) -> None:
     results = []
     for seed in args.seeds:
         forest = fit(train_feats, train_labels, args.labels, seed, best)
-        results.append(scores(forest.predict(val_feats), val_labels, class_names))
+        results.append(score(forest, val_feats, val_labels, len(class_names)))
     mean = float(np.mean([r.miou for r in results]))
     report = {
         "method": "random forest",
@@ -140,7 +144,7 @@ def main(args: Args) -> None:
         "miou": mean,
         "miou_by_seed": [r.miou for r in results],
         "oa": float(np.mean([r.oa for r in results])),
-        "iou": {name: float(np.mean([r.iou[name] for r in results])) for name in class_names},
+        "iou": {name: float(np.mean([r.iou[k] for r in results])) for k, name in enumerate(class_names)},
         "seconds": round(time.perf_counter() - start, 1),
         "machine": platform.processor() or platform.machine(),
     }
