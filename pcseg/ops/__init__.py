@@ -3,17 +3,21 @@
 from pcseg.ops.gather_neighbors import gather_neighbors
 from pcseg.ops.grid_subsample import VoxelGrid, grid_subsample
 from pcseg.ops.kpconv import kpconv, kpconv_fitting_distance
+from pcseg.ops.local_geometry import LocalGeometry, height_above_minimum, local_geometry
 from pcseg.ops.neighbor_max import neighbor_max
 from pcseg.ops.segment_reduce import segment_reduce
 from pcseg.ops.voxel_features import VoxelFeatures, voxel_features
 
 __all__ = [
+    "LocalGeometry",
     "VoxelFeatures",
     "VoxelGrid",
     "gather_neighbors",
     "grid_subsample",
+    "height_above_minimum",
     "kpconv",
     "kpconv_fitting_distance",
+    "local_geometry",
     "neighbor_max",
     "segment_reduce",
     "voxel_features",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pcseg.batch import IGNORE
 from pcseg.ops.grid_subsample import VoxelGrid
+from pcseg.ops.local_geometry import LocalGeometry
 from pcseg.ops.voxel_features import VoxelFeatures
 
 
@@ -140,3 +141,52 @@ def gather_neighbors(
 ) -> Tensor:  # (M, k, C)
     """``pcseg.ops.gather_neighbors``."""
     return torch.cat([values, values.new_full((1, values.shape[1]), fill)])[neighbors]
+
+
+def local_geometry(
+    coords: Tensor,  # (N, D)
+    neighbors: Tensor,  # (M, k) int64, N where there is no neighbour
+) -> LocalGeometry:
+    """``pcseg.ops.local_geometry``."""
+    dims = coords.shape[1]
+    present = (neighbors < coords.shape[0]).unsqueeze(-1)
+    count = present.sum(1).clamp(min=1)  # (M, 1)
+    points = torch.cat([coords, coords.new_zeros(1, dims)]).double()[neighbors]  # (M, k, D)
+    centred = (points - points.sum(1, keepdim=True) / count.unsqueeze(-1)) * present
+    covariance = centred.mT @ centred / count.unsqueeze(-1)
+    values, vectors = torch.linalg.eigh(covariance)  # ascending
+    values = values.flip(1).clamp(min=0)
+    flat = values[:, :1] == 0
+    up = values.new_tensor([0.0] * (dims - 1) + [1.0])
+    normals = torch.where(flat, up, vectors[:, :, 0])
+    normals = normals * torch.where(normals[:, -1:] < 0, -1, 1)
+    largest, least = values[:, 0], values[:, -1]
+    shares = values / values.sum(1, keepdim=True).where(~flat, 1)
+    divisor = largest.where(~flat[:, 0], 1)
+    features = (
+        (largest - values[:, 1]) / divisor,
+        (values[:, 1] - least) / divisor,
+        least / divisor,
+        values.prod(1) ** (1 / dims),
+        (largest - least) / divisor,
+        -torch.xlogy(shares, shares).sum(1),
+        shares[:, -1],
+        1 - normals[:, -1].abs(),
+    )
+    return LocalGeometry(*(t.to(coords.dtype) for t in (values, normals, *features)))
+
+
+def height_above_minimum(
+    coords: Tensor,  # (N, 3)
+    cell_size: float,
+    *,
+    offsets: Tensor | None = None,  # (B + 1,) int64
+) -> Tensor:  # (N,)
+    """``pcseg.ops.height_above_minimum``."""
+    lengths = coords.new_tensor([coords.shape[0]], dtype=torch.int64) if offsets is None else offsets.diff()
+    cloud = torch.arange(lengths.shape[0], device=coords.device).repeat_interleave(lengths)
+    cells = (coords[:, :2] / torch.full_like(coords[:, :2], cell_size)).floor()
+    near = ((cells[:, None] - cells[None]).abs() <= 1).all(-1) & (cloud[:, None] == cloud[None])  # (N, N)
+    if coords.shape[0] == 0:
+        return coords.new_zeros(0)
+    return coords[:, 2] - coords[:, 2].where(near, torch.inf).amin(1)
