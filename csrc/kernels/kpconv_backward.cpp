@@ -1,47 +1,25 @@
+#include "counting_sort.h"
 #include "kpconv.h"
 #include "kpconv_product.h"
 
 namespace pcseg::PCSEG_ISA {
 namespace {
 
-// The queries in [begin, end) that list each support row, in ascending order: a transposed neighbour list.
+// The queries that list each support row, in ascending order: a transposed neighbour list.
 class Listed {
  public:
   template <class T>
-  Listed(const KpConv<T>& a, int64_t begin, int64_t end, const Parallel& parallel) : first_(a.num_support + 1) {
-    // Counting sort by parts of the queries; the parts follow each other, so their number changes nothing.
-    const int64_t parts = std::clamp<int64_t>(parallel.threads(), 1, 8), supports = a.num_support;
-    Buffer<int32_t> next(parts * supports);
-    const auto each = [&](int64_t part, auto&& f) {
-      const int64_t last = begin + (end - begin) * (part + 1) / parts;
-      for (int64_t i = begin + (end - begin) * part / parts; i < last; ++i)
+  Listed(const KpConv<T>& a, const Parallel& parallel) {
+    const auto each = [&](int64_t begin, int64_t end, auto&& f) {
+      for (int64_t i = begin; i < end; ++i)
         for (int64_t h = 0; h < a.num_neighbors; ++h) {
           const int64_t j = a.neighbors[i * a.num_neighbors + h];
-          if (static_cast<uint64_t>(j) < static_cast<uint64_t>(supports)) f(i, j);
+          if (static_cast<uint64_t>(j) < static_cast<uint64_t>(a.num_support)) f(j, i);
         }
     };
-    parallel.tasks(parts, [&](int64_t part, int) {
-      int32_t* count = next.data() + part * supports;
-      std::fill_n(count, supports, 0);
-      each(part, [&](int64_t, int64_t j) { ++count[j]; });
-    });
-    int64_t total = 0;
-    for (int64_t j = 0; j < supports; ++j) {
-      first_[j] = total;
-      int32_t before = 0;
-      for (int64_t part = 0; part < parts; ++part) {
-        int32_t& count = next[part * supports + j];
-        before += count;
-        count = before - count;
-      }
-      total += before;
-    }
-    first_[supports] = total;
-    index_.grow(total);
-    parallel.tasks(parts, [&](int64_t part, int) {
-      int32_t* count = next.data() + part * supports;
-      each(part, [&](int64_t i, int64_t j) { index_[first_[j] + count[j]++] = static_cast<int32_t>(i); });
-    });
+    sort_by_support(
+        a.num_query, a.num_support, first_, parallel, each, [&](int64_t total) { index_.grow(total); },
+        [&](int64_t to, int64_t i) { index_[to] = static_cast<int32_t>(i); });
   }
   template <class T>
   Walk<T> walk(const KpConv<T>& a) const {
@@ -157,95 +135,124 @@ class ProjectedBackward {
       : a_(a), g_(g), feats_(feats), weights_(weights), parallel_(parallel),
         stride_(weights.panels.padded_columns()),
         points_(tile_points<T>(a.num_query, a.kernel_size, kBlockChannels<T>)) {
-    const int64_t slab = std::max<int64_t>(1, (int64_t{1} << 22) / (a.kernel_size * stride_ * points_)) * points_;
-    rows_.grow(std::min(slab, round_up(a.num_query, points_)) * a.kernel_size * stride_);
-    row_of_.grow(std::min(slab, a.num_query) * a.kernel_size);
+    const int64_t tiles = (a.num_query + points_ - 1) / points_;
+    const int64_t slab = std::clamp<int64_t>((int64_t{1} << 22) / (a.kernel_size * stride_ * points_), 1, tiles + 1);
+    rows_.grow(std::min(slab, tiles) * points_ * a.kernel_size * stride_);
+    lists_.resize(std::min(slab, tiles));
     if (g.feats) std::fill_n(g.feats, a.num_support * a.in_channels, T(0));
-    for (int64_t begin = 0; begin < a.num_query; begin += slab) {
-      const int64_t end = std::min(a.num_query, begin + slab);
-      project(begin, end);
-      if (g.feats) scatter(begin, end);
+    if (g.kernel_offsets) std::fill_n(g.kernel_offsets, a.num_query * a.kernel_size * a.dim, T(0));
+    if (g.modulations) std::fill_n(g.modulations, a.num_query * a.kernel_size, T(0));
+    for (int64_t tile = 0; tile < tiles; tile += slab) {
+      const int64_t count = std::min(slab, tiles - tile);
+      project(tile, count);
+      if (g.feats) scatter(count);
     }
   }
 
  private:
-  void project(int64_t slab, int64_t slab_end) {
+  // A tile's pairs: feats'[support] gets influence * rows_[row].
+  struct PairList {
+    int64_t size = 0;
+    Buffer<int32_t> support, row;
+    Buffer<T> influence;
+  };
+
+  void project(int64_t first_tile, int64_t tiles) {
     Walk<T> walk{a_};
     walk.modulated = false;
     for_tasks(
-        (slab_end - slab + points_ - 1) / points_, parallel_,
-        [&] { return std::unique_ptr<Tile<T>>(new Tile<T>(walk, points_, 0)); },
+        tiles, parallel_, [&] { return std::unique_ptr<Tile<T>>(new Tile<T>(walk, points_, 0)); },
         [&](int64_t task, Tile<T>& tile) {
-          const int64_t begin = slab + task * points_, kernel_size = a_.kernel_size;
-          tile.find_pairs(begin, std::min(slab_end, begin + points_));
-          int32_t* row_of = &row_of_[(begin - slab) * kernel_size];
-          std::fill_n(row_of, tile.size() * kernel_size, 0);
+          const int64_t begin = (first_tile + task) * points_, kernel_size = a_.kernel_size;
+          tile.find_pairs(begin, std::min(a_.num_query, begin + points_));
+          PairList& list = lists_[task];
+          list.size = 0;
+          list.support.grow(tile.pairs()), list.row.grow(tile.pairs()), list.influence.grow(tile.pairs());
           int64_t row = task * points_ * kernel_size;
           for (int64_t k = 0; k < kernel_size; ++k) {
             const int32_t* active = tile.active(k);
+            const int64_t count = tile.count(k);
             T* rows = &rows_[row * stride_];
-            std::fill_n(rows, tile.count(k) * stride_, T(0));
+            std::fill_n(rows, count * stride_, T(0));
             weights_.for_panels(k, 0, a_.in_channels, 0, [&](int64_t column, int vectors, int64_t step, const T* panel) {
               product<T>(
-                  tile.count(k), [&](int64_t slot) { return g_.grad_out + (begin + active[slot]) * a_.out_channels; }, 1,
-                  panel, step, vectors, a_.out_channels, [&](int64_t slot) { return rows + slot * stride_ + column; });
+                  count, [&](int64_t slot) { return g_.grad_out + (begin + active[slot]) * a_.out_channels; }, 1, panel,
+                  step, vectors, a_.out_channels, [&](int64_t slot) { return rows + slot * stride_ + column; });
             });
-            for (int64_t slot = 0; slot < tile.count(k); ++slot)
-              row_of[active[slot] * kernel_size + k] = static_cast<int32_t>(row++);
+            for (int64_t slot = 0; slot < count; ++slot, ++row) use_row(tile, active[slot], k, begin, row, list);
           }
-          if (!g_.kernel_offsets && !g_.modulations) return;
-          for (int64_t p = 0; p < tile.size(); ++p)
-            for (int64_t k = 0; k < kernel_size; ++k)
-              kernel_gradient(tile, p, k, begin + p, &rows_[row_of[p * kernel_size + k] * stride_]);
         });
   }
 
-  void kernel_gradient(const Tile<T>& tile, int64_t p, int64_t k, int64_t query, const T* projected) {
-    const int64_t at = query * a_.kernel_size + k, dim = a_.dim;
+  // One (query, kernel point): the kernel's gradients, and what its pairs will add to feats'.
+  void use_row(const Tile<T>& tile, int64_t p, int64_t k, int64_t begin, int64_t row, PairList& list) {
+    const int64_t query = begin + p, at = query * a_.kernel_size + k;
+    const T modulation = a_.modulations ? a_.modulations[at] : T(1);
     T grad_modulation = 0, grad_offset[3] = {};
     for (int64_t e = tile.first(p, k); e < tile.first(p, k + 1); ++e) {
-      const T* row = feats_.data + tile.other(e) * feats_.stride;
+      list.support[list.size] = tile.other(e);
+      list.row[list.size] = static_cast<int32_t>(row);
+      list.influence[list.size++] = modulation * tile.influence(e);
+      if (!g_.kernel_offsets && !g_.modulations) continue;
+      const T *projected = &rows_[row * stride_], *feats = feats_.data + tile.other(e) * feats_.stride;
       Vector<T> products{};
       for (int64_t c = 0; c < stride_; c += kLanes<T>)
-        products = multiply_add<T>(load(projected + c), load(row + c), products);
+        products = multiply_add<T>(load(projected + c), load(feats + c), products);
       const T dot = sum_lanes<T>(products);
       grad_modulation += dot * tile.influence(e);
-      if (!g_.kernel_offsets) continue;
       T difference[3], sq_dist = 0;
-      for (int64_t d = 0; d < dim; ++d) {
-        const T point = a_.kernel_points[k * dim + d] + (a_.kernel_offsets ? a_.kernel_offsets[at * dim + d] : T(0));
-        difference[d] = (a_.support[tile.other(e) * dim + d] - a_.query[query * dim + d]) - point;
+      for (int64_t d = 0; d < a_.dim && g_.kernel_offsets; ++d) {
+        const T point = a_.kernel_points[k * a_.dim + d] + a_.kernel_offsets[at * a_.dim + d];
+        difference[d] = (a_.support[tile.other(e) * a_.dim + d] - a_.query[query * a_.dim + d]) - point;
         sq_dist += difference[d] * difference[d];
       }
-      const T scale = sq_dist > 0 ? dot / (a_.sigma * std::sqrt(sq_dist)) : T(0);
-      for (int64_t d = 0; d < dim; ++d) grad_offset[d] += scale * difference[d];
+      if (sq_dist == 0) continue;
+      const T scale = dot / (a_.sigma * std::sqrt(sq_dist));
+      for (int64_t d = 0; d < a_.dim; ++d) grad_offset[d] += scale * difference[d];
     }
     if (g_.modulations) g_.modulations[at] = grad_modulation;
-    const T modulation = a_.modulations ? a_.modulations[at] : T(1);
-    for (int64_t d = 0; d < dim && g_.kernel_offsets; ++d) g_.kernel_offsets[at * dim + d] = modulation * grad_offset[d];
+    for (int64_t d = 0; d < a_.dim && g_.kernel_offsets; ++d)
+      g_.kernel_offsets[at * a_.dim + d] = modulation * grad_offset[d];
   }
 
-  void scatter(int64_t slab, int64_t slab_end) {
-    constexpr int64_t kPoints = 64;
-    const Listed listed(a_, slab, slab_end, parallel_);
-    const Walk<T> walk = listed.walk(a_);
-    for_tasks(
-        (a_.num_support + kPoints - 1) / kPoints, parallel_,
-        [&] { return std::unique_ptr<Tile<T>>(new Tile<T>(walk, kPoints, a_.in_channels)); },
-        [&](int64_t task, Tile<T>& tile) {
-          const int64_t begin = task * kPoints, end = std::min(a_.num_support, begin + kPoints);
-          if (walk.first[begin] == walk.first[end]) return;
-          tile.find_pairs(begin, end);
-          tile.redirect(row_of_.data(), slab);
-          channel_blocks<T>(a_.in_channels, [&](int64_t channel, int64_t channels, int vectors) {
-            std::fill_n(tile.sums(0, 0), tile.size() * tile.width(), T(0));
-            tile.aggregate({rows_.data(), stride_}, channel, vectors);
-            for (int64_t p = 0; p < tile.size(); ++p) {
-              T* grad = g_.feats + (begin + p) * a_.in_channels + channel;
-              for (int64_t c = 0; c < channels; ++c) grad[c] += tile.sums(0, p)[c];
-            }
-          });
+  void scatter(int64_t tiles) {
+    const auto each = [&](int64_t begin, int64_t end, auto&& f) {
+      for (int64_t tile = begin; tile < end; ++tile)
+        for (int64_t e = 0; e < lists_[tile].size; ++e) f(lists_[tile].support[e], tile << 32 | e);
+    };
+    sort_by_support(
+        tiles, a_.num_support, first_, parallel_, each,
+        [&](int64_t total) { sorted_row_.grow(total), sorted_influence_.grow(total); },
+        [&](int64_t to, int64_t item) {
+          const PairList& list = lists_[item >> 32];
+          sorted_row_[to] = list.row.data()[item & 0xffffffff];
+          sorted_influence_[to] = list.influence.data()[item & 0xffffffff];
         });
+    parallel_.ranges(a_.num_support, 64, [&](int64_t begin, int64_t end) {
+      channel_blocks<T>(a_.in_channels, [&](int64_t channel, int64_t channels, int vectors) {
+        with_vectors(vectors, [&](auto v) { add_rows<v>(begin, end, channel, channels); });
+      });
+    });
+  }
+
+  template <int V>
+  void add_rows(int64_t begin, int64_t end, int64_t channel, int64_t channels) {
+    const T *influence = sorted_influence_.data(), *base = rows_.data() + channel;
+    const int32_t* rows = sorted_row_.data();
+    const int64_t stride = stride_;
+    T sums[kBlockChannels<T>] = {};
+    for (int64_t j = begin; j < end; ++j) {
+      if (first_[j] == first_[j + 1]) continue;
+      Vector<T> sum[V] = {};
+      for (int64_t e = first_[j]; e < first_[j + 1]; ++e) {
+        const Vector<T> factor = broadcast(influence[e]);
+        const T* row = base + rows[e] * stride;
+        for (int v = 0; v < V; ++v) sum[v] = multiply_add<T>(factor, load(row + v * kLanes<T>), sum[v]);
+      }
+      for (int v = 0; v < V; ++v) store(sums + v * kLanes<T>, sum[v]);
+      T* grad = g_.feats + j * a_.in_channels + channel;
+      for (int64_t c = 0; c < channels; ++c) grad[c] += sums[c];
+    }
   }
 
   const KpConv<T>& a_;
@@ -254,17 +261,20 @@ class ProjectedBackward {
   const PackedWeights<T>& weights_;
   const Parallel& parallel_;
   int64_t stride_, points_;
-  Buffer<T> rows_;          // P of the active (query, kernel point) of a slab
-  Buffer<int32_t> row_of_;  // their row in it, by query and kernel point
+  Buffer<T> rows_;               // P of the active (query, kernel point) of a slab
+  std::vector<PairList> lists_;  // by tile of the slab
+  Buffer<int64_t> first_;        // the same pairs by support row
+  Buffer<int32_t> sorted_row_;
+  Buffer<T> sorted_influence_;
 };
 
 template <class T>
 void backward(const KpConv<T>& a, const KpConvGradients<T>& g, const Parallel& parallel) {
   const bool kernel = g.kernel_offsets || g.modulations;
-  // Supports as owners need one walk and two products for both gradients. Queries as owners need two walks, but
-  // a product's cost goes with the owners: they pay where queries are few, where the kernel's gradients need the walk
+  // Supports as owners: one walk and two products for both gradients. Queries as owners: two walks and a sort, but a
+  // product's cost goes with the owners. They pay where queries are few, where the kernel's gradients need that walk
   // anyway, and for the first layer, which wants no gradient of its few features.
-  const bool by_query = kernel || a.num_support > a.num_query + a.num_query / 2;
+  const bool by_query = a.kernel_offsets || a.modulations || a.num_support > a.num_query + a.num_query / 2;
   const bool narrow = !g.feats && a.in_channels <= a.out_channels;
   if (g.weights && (by_query || narrow)) {
     const PaddedRows<T> feats(a.feats, a.num_support, a.in_channels, parallel);
@@ -279,7 +289,7 @@ void backward(const KpConv<T>& a, const KpConvGradients<T>& g, const Parallel& p
   if (!by_query && !narrow) {
     const PaddedRows<T> grad_out(g.grad_out, a.num_query, a.out_channels, parallel);
     const PackedWeights<T> weights(a, true, parallel);
-    const Listed listed(a, 0, a.num_query, parallel);
+    const Listed listed(a, parallel);
     const Walk<T> walk = listed.walk(a);
     LinearBackward<T>(a, g, walk, *grad_out, &weights, g.feats, parallel);
   }

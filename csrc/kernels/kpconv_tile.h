@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "kpconv.h"
 #include "vector.h"
@@ -16,7 +17,7 @@ namespace pcseg::PCSEG_ISA {
 namespace {
 
 // Who collects from whom. `first` null: the queries, from their rows of a.neighbors. Else the supports: support j
-// collects from queries index[first[j]] .. index[first[j + 1] - 1].
+// collects from queries index[first[j]] .. index[first[j + 1] - 1]; kernels are rigid then.
 template <class T>
 struct Walk {
   const KpConv<T>& a;
@@ -35,6 +36,16 @@ struct Rows {
 constexpr int kBlockVectors = kRegisters == 32 ? 4 : 8;  // vectors of a row that are summed in registers
 template <class T>
 constexpr int kBlockChannels = kBlockVectors* kLanes<T>;
+
+constexpr int kAhead = 32;  // pairs: rows come from far apart, so they are asked for this early
+
+// f(std::integral_constant<int, vectors>) for up to kBlockVectors vectors: how many registers a row takes.
+template <int V = 1, class F>
+void with_vectors(int vectors, const F& f) {
+  if constexpr (V < kBlockVectors)
+    if (vectors > V) return with_vectors<V + 1>(vectors, f);
+  f(std::integral_constant<int, V>());
+}
 
 // The pairs (owner p, other point) through kernel point k are first(p, k) .. first(p, k + 1) - 1; pair e gathers row
 // other(e) with influence(e). For each kernel point the owners that have pairs, its active ones, are numbered: slots.
@@ -60,27 +71,7 @@ class Tile {
 
   // sums(k, slot)[c] = sum over the pairs of (active(k)[slot], k) of influence * rows[other][channel + c].
   void aggregate(const Rows<T>& rows, int64_t channel, int vectors) {
-    switch (vectors) {
-      case 1: return aggregate_block<1>(rows, channel);
-      case 2: return aggregate_block<2>(rows, channel);
-      case 3: return aggregate_block<3>(rows, channel);
-      case 4: return aggregate_block<4>(rows, channel);
-      case 5: return aggregate_block<5>(rows, channel);
-      case 6: return aggregate_block<6>(rows, channel);
-      case 7: return aggregate_block<7>(rows, channel);
-      default: return aggregate_block<8>(rows, channel);
-    }
-  }
-
-  // Makes every pair (owner p, other, k) gather row_of[(other - first_other) * kernel_size + k] into sums(0, p) instead.
-  void redirect(const int32_t* row_of, int64_t first_other) {
-    const int64_t kernel_size = walk_.a.kernel_size;
-    for (int64_t p = 0; p < size_; ++p)
-      for (int64_t k = 0; k < kernel_size; ++k)
-        for (int64_t e = first(p, k); e < first(p, k + 1); ++e) {
-          other_[e] = row_of[(other_[e] - first_other) * kernel_size + k];
-          sum_of_[e] = static_cast<int32_t>(p);
-        }
+    with_vectors(vectors, [&](auto v) { aggregate_block<v>(rows, channel); });
   }
 
   int64_t size() const { return size_; }
@@ -106,10 +97,10 @@ class Tile {
     for (int64_t p = 0; p < size_; ++p) {
       const int64_t owner = begin + p, before = pairs;
       const int64_t near = gather<D>(owner, in_range);
-      const int64_t room = pairs + near * kernel_size + 2 * kLanes<T>;
+      const int64_t room = pairs + near * kernel_size + kAhead + kLanes<T>;
       influence_.grow(room), other_.grow(room), sum_of_.grow(room);
       const T* kernel = a.kernel_points;
-      if (a.kernel_offsets && !walk_.first) {
+      if (a.kernel_offsets) {
         const T* offsets = a.kernel_offsets + owner * kernel_size * D;
         for (int64_t i = 0; i < kernel_size * D; ++i) kernel_[i] = kernel[i] + offsets[i];
         kernel = kernel_.data();
@@ -117,8 +108,7 @@ class Tile {
       int32_t* first = &first_[p * kernel_size];
       for (int64_t k = 0; k < kernel_size; ++k) {
         const int64_t start = pairs;
-        pairs = a.kernel_offsets && walk_.first ? select<D, true>(kernel + k * D, k, near, pairs)
-                                                : select<D, false>(kernel + k * D, k, near, pairs);
+        pairs = select<D>(kernel + k * D, near, pairs);
         first[k + 1] = static_cast<int32_t>(pairs);
         const int32_t slot = count_[k], sum = static_cast<int32_t>(k * points_ + slot);
         active_[sum] = static_cast<int32_t>(p);  // overwritten by the next point where this one has no pairs
@@ -133,9 +123,10 @@ class Tile {
       if (a.modulations && walk_.modulated)
         for (int64_t k = 0; k < kernel_size; ++k)
           for (int64_t e = first[k]; e < first[k + 1]; ++e)
-            influence[e] *= a.modulations[(walk_.first ? other_[e] : owner) * kernel_size + k];
+            influence[e] *= a.modulations[owner * kernel_size + k];
     }
     pairs_ = pairs;
+    if (pairs) std::fill_n(&other_[pairs], kAhead, 0);  // what aggregate fetches ahead
     return in_range;
   }
 
@@ -182,12 +173,10 @@ class Tile {
     return n;
   }
 
-  // Appends the near points within sigma of kernel point k, with their squared distances; returns the new end.
-  // OwnKernel: each near point (a query) moves the kernel point by its own offset.
-  template <int D, bool OwnKernel>
-  int64_t select(const T* kernel_point, int64_t k, int64_t near, int64_t end) {
-    const KpConv<T>& a = walk_.a;
-    const Vector<T> limit = broadcast(a.sigma * a.sigma);
+  // Appends the near points within sigma of a kernel point, with their squared distances; returns the new end.
+  template <int D>
+  int64_t select(const T* kernel_point, int64_t near, int64_t end) {
+    const Vector<T> limit = broadcast(walk_.a.sigma * walk_.a.sigma);
     const T* displacement = displacement_.data();
     const int64_t capacity = capacity_;
     const int32_t* index = near_.data();
@@ -196,14 +185,6 @@ class Tile {
     Vector<T> point[D];
     for (int d = 0; d < D; ++d) point[d] = broadcast(kernel_point[d]);
     for (int64_t h = 0; h < near; h += kLanes<T>) {
-      if constexpr (OwnKernel) {
-        T moved[D][kLanes<T>];
-        for (int lane = 0; lane < kLanes<T>; ++lane) {
-          const T* offset = a.kernel_offsets + (int64_t{index[h + lane]} * a.kernel_size + k) * D;
-          for (int d = 0; d < D; ++d) moved[d][lane] = kernel_point[d] + offset[d];
-        }
-        for (int d = 0; d < D; ++d) point[d] = load(moved[d]);
-      }
       Vector<T> sq_dist{};
       for (int d = 0; d < D; ++d) {
         const Vector<T> difference = load(displacement + d * capacity + h) - point[d];
@@ -216,26 +197,25 @@ class Tile {
 
   template <int V>
   void aggregate_block(const Rows<T>& rows, int64_t channel) {
-    if constexpr (V <= kBlockVectors) {
-      const T* influence = influence_.data();
-      const int32_t *other = other_.data(), *sum_of = sum_of_.data();
-      const T* base = rows.data + channel;
-      T* sums = sums_.data();
-      const int64_t stride = rows.stride, width = width_, pairs = pairs_;
-      Vector<T> sum[V] = {};
-      int32_t before = -1;
-      // A few pairs share a sum; how many cannot be guessed. So each pair writes its sum, and the last one's stays.
-      for (int64_t e = 0; e < pairs; ++e) {
-        const Vector<T> factor = broadcast(influence[e]);
-        const T* row = base + other[e] * stride;
-        const int32_t at = sum_of[e];
-        T* out = sums + at * width;
-        const bool same = at == before;
-        before = at;
-        for (int v = 0; v < V; ++v) {
-          sum[v] = multiply_add<T>(factor, load(row + v * kLanes<T>), keep_if<T>(same, sum[v]));
-          store(out + v * kLanes<T>, sum[v]);
-        }
+    const T* influence = influence_.data();
+    const int32_t *other = other_.data(), *sum_of = sum_of_.data();
+    const T* base = rows.data + channel;
+    T* sums = sums_.data();
+    const int64_t stride = rows.stride, width = width_, pairs = pairs_;
+    Vector<T> sum[V] = {};
+    int32_t before = -1;
+    // A few pairs share a sum; how many cannot be guessed. So each pair writes its sum, and the last one's stays.
+    for (int64_t e = 0; e < pairs; ++e) {
+      const Vector<T> factor = broadcast(influence[e]);
+      const T *row = base + other[e] * stride, *later = base + other[e + kAhead] * stride;
+      for (int v = 0; v < V; ++v) __builtin_prefetch(later + v * kLanes<T>);
+      const int32_t at = sum_of[e];
+      T* out = sums + at * width;
+      const bool same = at == before;
+      before = at;
+      for (int v = 0; v < V; ++v) {
+        sum[v] = multiply_add<T>(factor, load(row + v * kLanes<T>), keep_if<T>(same, sum[v]));
+        store(out + v * kLanes<T>, sum[v]);
       }
     }
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,14 @@ from pcseg.ops import kpconv, kpconv_fitting_distance, reference
 Inputs = dict[str, Any]
 KINDS = ("rigid", "deformable", "modulated")
 DIFFERENTIABLE = ("feats", "weights", "kernel_offsets", "modulations")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """Fresh tensors hold NaN, so that a result that is not written shows."""
+    torch.use_deterministic_algorithms(True)  # whose fill_uninitialized_memory is on by default
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def make(
