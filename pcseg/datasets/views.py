@@ -1,0 +1,159 @@
+"""Training items: balanced crops of voxelised scenes, randomly changed; item i depends on the seed and i alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pcseg.batch import IGNORE, PointBatch, offsets_of
+from pcseg.config import AugmentConfig, CropConfig
+from pcseg.datasets.feature_contract import ONES, FeatureContract
+from pcseg.datasets.voxel_scene import NearestVoxels, VoxelScene
+from pcseg.errors import InputError
+
+
+class CropDataset(Dataset[PointBatch]):
+    """Crops around random voxels of some scenes: a column or a ball, limited by a number of voxels and by a radius.
+
+    ``balanced`` of the items are centred on a voxel of a class drawn evenly among those with visible labels; the others
+    on any voxel. ``rows`` of an item counts through the voxels of all scenes, in their order (``scene_starts``).
+    Coordinates are relative to the centre. Any index is valid: a resumed run asks for the index where it stopped.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[VoxelScene],
+        contract: FeatureContract,
+        crop: CropConfig,
+        augment: AugmentConfig | None = None,
+        *,
+        seed: int,
+        length: int = 2**31,
+    ) -> None:
+        """``length`` only serves loaders that ask for it.
+
+        Raises:
+            InputError: no scene, or only empty ones.
+        """
+        if sum(scene.num_voxels for scene in scenes) == 0:
+            raise InputError("no voxels to crop from; name a training scene that has points")
+        self.scenes, self.contract, self.crop, self.augment = tuple(scenes), contract, crop, augment
+        self.seed, self.length = seed, length
+        self.scene_starts = offsets_of([scene.num_voxels for scene in scenes])  # (S + 1,)
+        self._near = [NearestVoxels(scene.coords, typical=crop.max_voxels) for scene in scenes]
+        labelled = [
+            torch.full((scene.num_voxels,), IGNORE) if scene.labels is None else scene.labels for scene in scenes
+        ]
+        labels = torch.cat(labelled)
+        self._of_class = [torch.nonzero(labels == index)[:, 0] for index in torch.unique(labels).tolist() if index >= 0]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> PointBatch:
+        generator = item_generator(self.seed, index)
+        row = self._centre(generator)
+        number = int(torch.searchsorted(self.scene_starts, row, right=True)) - 1
+        scene, start = self.scenes[number], int(self.scene_starts[number])
+        centre = scene.coords[row - start]
+        near = self._near[number].find(
+            centre.numpy(),
+            count=self.crop.max_voxels,
+            radius=self.crop.radius,
+            in_plane=self.crop.shape == "column",
+        )
+        rows = torch.from_numpy(near)
+        item = PointBatch(
+            coords=scene.coords[rows] - centre,
+            feats=scene.feats[rows],
+            offsets=offsets_of([len(rows)]),
+            labels=None if scene.labels is None else scene.labels[rows],
+            rows=rows + start,
+        )
+        return item if self.augment is None else augmented(item, self.augment, self.contract, generator)
+
+    def _centre(self, generator: torch.Generator) -> int:
+        """A voxel, counted through all scenes."""
+        balanced = float(torch.rand((), generator=generator)) < self.crop.balanced
+        if not balanced or not self._of_class:
+            return int(torch.randint(int(self.scene_starts[-1]), (), generator=generator))
+        members = self._of_class[int(torch.randint(len(self._of_class), (), generator=generator))]
+        return int(members[torch.randint(len(members), (), generator=generator)])
+
+
+def item_generator(seed: int, index: int) -> torch.Generator:
+    """Random numbers of an item: streams of different items and seeds are independent."""
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) & (2**63 - 1))
+
+
+def augmented(
+    item: PointBatch,
+    config: AugmentConfig,
+    contract: FeatureContract,
+    generator: torch.Generator,
+) -> PointBatch:
+    """Turn about the vertical axis (in the plane, if D is 2), mirror, stretch and jitter a cloud; hide features.
+
+    What features say about directions and lengths follows: normals turn, heights stretch. Labels and rows stay.
+    """
+    dim = item.coords.shape[1]
+    turn = torch.eye(dim)
+    if config.rotate:
+        angle = float(torch.rand((), generator=generator)) * 2 * math.pi
+        cos, sin = math.cos(angle), math.sin(angle)
+        turn[:2, :2] = torch.tensor([[cos, -sin], [sin, cos]])
+    if float(torch.rand((), generator=generator)) < config.flip:
+        turn[0] = -turn[0]
+    low, high = config.scale
+    scale = low + (high - low) * torch.rand(dim, generator=generator)
+    coords = (item.coords @ turn.T) * scale
+    if config.jitter > 0:
+        coords = coords + config.jitter * torch.randn(coords.shape, generator=generator)
+    feats = _follow(item.feats, turn, scale, contract)
+    return replace(item, coords=coords, feats=_disturbed(feats, config, contract, generator))
+
+
+def _follow(
+    feats: Tensor,  # (N, C)
+    turn: Tensor,  # (D, D)
+    scale: Tensor,  # (D,)
+    contract: FeatureContract,
+) -> Tensor:  # (N, C)
+    """Geometric features after a turn and a stretch of the coordinates."""
+    feats = feats.clone()
+    dim = turn.shape[0]
+    for feature, place in zip(contract.features, contract.slices.values(), strict=True):
+        mean = torch.tensor([channel.mean for channel in feature.channels])
+        std = torch.tensor([channel.std for channel in feature.channels])
+        if feature.name == "height_above_ground" and dim == 3:
+            feats[:, place] = ((feats[:, place] * std + mean) * scale[2] - mean) / std
+        elif feature.name == "normals" and len(feature.channels) == dim:
+            # A plane's normal stretches inversely to the plane.
+            normals = ((feats[:, place] * std + mean) @ turn.T) / scale
+            length = normals.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            feats[:, place] = (normals / length - mean) / std
+    return feats
+
+
+def _disturbed(
+    feats: Tensor,  # (N, C)
+    config: AugmentConfig,
+    contract: FeatureContract,
+    generator: torch.Generator,
+) -> Tensor:  # (N, C)
+    """Hide whole features of the item (0, their mean) and shift others; ``ones`` stays."""
+    for name, place in contract.slices.items():
+        width = place.stop - place.start
+        hidden = float(torch.rand((), generator=generator)) < config.feature_dropout
+        shift = torch.randn(width, generator=generator) * config.feature_jitter
+        if name == ONES:
+            continue
+        feats[:, place] = 0.0 if hidden else feats[:, place] + shift
+    return feats

@@ -1,0 +1,148 @@
+"""A scene as networks see it: one row a voxel, subsampled once; every view of it is cut from the same voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcseg import ops
+from pcseg.batch import IGNORE
+from pcseg.datasets.feature_contract import FeatureContract
+from pcseg.datasets.scene_folder import Scene
+from pcseg.errors import InputError
+
+_CELLS_ACROSS = 4  # cells of the index across a typical crop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoxelScene:
+    """The voxels of a scene, in lexicographic order of their cells."""
+
+    name: str
+    coords: Tensor  # (V, 3) float32, barycentres
+    feats: Tensor  # (V, C) float32
+    labels: Tensor | None  # (V,) int64, majority of the visible labels, or IGNORE
+    point_counts: Tensor  # (V,) int64, points of each voxel
+
+    @classmethod
+    def build(
+        cls,
+        scene: Scene,
+        contract: FeatureContract,
+        voxel_size: float,
+        *,
+        rows: np.ndarray | None = None,  # (n,) int64, points to keep; None: all
+        visible: np.ndarray | None = None,  # (N,) bool, points whose label may be seen; None: all
+    ) -> VoxelScene:
+        """Read a scene and subsample it. Labels that are not visible are gone before anything else happens.
+
+        Raises:
+            InputError: a column that the contract needs and the scene lacks.
+        """
+        chosen = slice(None) if rows is None else rows
+        coords = torch.from_numpy(np.array(scene.coords[chosen], np.float32))
+        feats = torch.from_numpy(contract.feats(scene, rows))
+        labels = None
+        if scene.labels is not None:
+            hidden = scene.labels if visible is None else np.where(visible, scene.labels, IGNORE)
+            labels = torch.from_numpy(np.asarray(hidden[chosen], np.int64))
+        grid = ops.grid_subsample(coords, voxel_size)
+        voxels = ops.voxel_features(grid, coords, feats, labels)
+        assert voxels.feats is not None
+        return cls(
+            name=scene.name,
+            coords=voxels.coords,
+            feats=voxels.feats,
+            labels=voxels.labels,
+            point_counts=grid.point_offsets.diff(),
+        )
+
+    @property
+    def num_voxels(self) -> int:
+        return self.coords.shape[0]
+
+
+def check_trainable(scenes: Sequence[Scene], class_names: Sequence[str]) -> None:
+    """Refuse scenes that cannot teach these classes.
+
+    Raises:
+        InputError: a scene without labels, with another class table, or with a class index outside it.
+    """
+    for scene in scenes:
+        if scene.labels is None:
+            raise InputError(f"{scene.path}: has no labels to train on; prepare it again with --label-map or --config")
+        if tuple(class_names) != scene.class_names:
+            raise InputError(
+                f"{scene.path}: was prepared with the classes {', '.join(scene.class_names) or 'none'}, "
+                f"the run has {', '.join(class_names)}; prepare it again with the run's --config"
+            )
+        low, high = int(scene.labels.min()), int(scene.labels.max())
+        if low < IGNORE or high >= len(class_names):
+            raise InputError(
+                f"{scene.path}: labels.npy: class {low if low < IGNORE else high} is outside the "
+                f"{len(class_names)} classes; prepare it again"
+            )
+
+
+class NearestVoxels:
+    """The nearest voxels around a place, in the plane or in space, found through a coarse grid in the plane."""
+
+    def __init__(
+        self,
+        coords: Tensor,  # (V, D) float32
+        *,
+        typical: int,
+    ) -> None:
+        """``typical``: voxels of a crop, which sets the size of the grid's cells."""
+        self.coords = coords.numpy()
+        plane = self.coords[:, :2]
+        self.low = plane.min(0) if len(plane) else np.zeros(2, np.float32)
+        self.extent = (plane.max(0) - self.low if len(plane) else np.zeros(2)).astype(np.float64)
+        area = max(float(np.prod(np.maximum(self.extent, 1e-6))), 1e-12)
+        share = min(1.0, typical / max(len(plane), 1))
+        self.guess = max((area * share / np.pi) ** 0.5, float(self.extent.max()) * 1e-3, 1e-6)
+        self.cell = 2 * self.guess / _CELLS_ACROSS
+        self.shape = (self.extent / self.cell).astype(np.int64) + 1
+        cells = ((plane - self.low) / self.cell).astype(np.int64)
+        keys = cells[:, 0] * self.shape[1] + cells[:, 1]
+        self.order = np.argsort(keys, kind="stable")
+        self.keys = keys[self.order]
+
+    def find(
+        self,
+        centre: np.ndarray,  # (D,)
+        *,
+        count: int,
+        radius: float | None = None,
+        in_plane: bool,
+    ) -> np.ndarray:  # (n,) int64
+        """At most ``count`` rows within ``radius``, nearest ones, in ascending order; ties to the lower row."""
+        axes = 2 if in_plane else self.coords.shape[1]
+        reach = self.guess if radius is None else radius
+        while True:
+            near = self._square(centre[:2], reach)
+            sq_dist = np.square(self.coords[near, :axes] - centre[:axes]).sum(1)
+            inside = sq_dist <= reach * reach
+            everything = len(near) == len(self.coords)
+            if radius is not None or inside.sum() >= count or everything:
+                if radius is not None or not everything:
+                    near, sq_dist = near[inside], sq_dist[inside]
+                if len(near) > count:
+                    # Rows ascend, and the sort is stable: among equals the lower row comes first.
+                    near = np.sort(near[np.argsort(sq_dist, kind="stable")[:count]])
+                return near
+            reach *= 1.5
+
+    def _square(self, centre: np.ndarray, reach: float) -> np.ndarray:
+        """Rows in the cells that a square around the centre touches, in ascending order."""
+        first = np.floor((centre - self.low - reach) / self.cell).clip(0, self.shape - 1).astype(np.int64)
+        last = np.floor((centre - self.low + reach) / self.cell).clip(0, self.shape - 1).astype(np.int64)
+        columns = np.arange(first[0], last[0] + 1) * self.shape[1]
+        starts = np.searchsorted(self.keys, columns + first[1], side="left")
+        ends = np.searchsorted(self.keys, columns + last[1], side="right")
+        parts = [self.order[start:end] for start, end in zip(starts, ends, strict=True)]
+        return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
