@@ -122,10 +122,11 @@ def main(args: Args) -> None:
     best = max(
         (1, 5, 20),
         key=lambda leaf: (
-            scores(
-                fit(train_feats[~strip], train_labels[~strip], args.labels // 4, 0, leaf).predict(train_feats[strip]),
+            score(
+                fit(train_feats[~strip], train_labels[~strip], args.labels // 4, 0, leaf),
+                train_feats[strip],
                 train_labels[strip],
-                class_names,
+                len(class_names),
             ).miou
         ),
     )
