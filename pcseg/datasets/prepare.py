@@ -102,7 +102,7 @@ class _SceneWriter:
         self.origin: np.ndarray | None = None
         self.dropped: list[np.ndarray] = []
         self.low, self.high = np.full(3, np.inf), np.full(3, -np.inf)
-        self.largest: dict[str, float] = {}
+        self.brightest = 0.0
         self.histogram: Counter[int] = Counter()
         self.unknown: Counter[float] = Counter()
         self.writers: dict[str, NpyWriter] = {"coords": NpyWriter(folder / "coords.npy", np.float32, (3,))}
@@ -120,8 +120,9 @@ class _SceneWriter:
             return
         low, high = coords.min(axis=0), coords.max(axis=0)
         if self.origin is None:
-            # The centre of the first points, rounded, so that float32 keeps millimetres some kilometres around.
-            self.origin = np.round((low + high) / 2)
+            # The middle of the first points, rounded: float32 keeps millimetres for kilometres around. A median, since
+            # one stray point must not cost all others their precision.
+            self.origin = np.round(np.median(coords, axis=0))
         self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
         if (self.high - self.low).max() > _WIDEST:
             far = np.abs(chunk.coords - self.origin).max(axis=1)
@@ -143,7 +144,8 @@ class _SceneWriter:
         if name not in self.writers:
             file = self.folder / f"{plain_name(name)}.npy"
             self.writers[name] = NpyWriter(file, values.dtype.newbyteorder("="), values.shape[1:])
-        self.largest[name] = max(self.largest.get(name, 0.0), float(values.max()))
+        if name == "color":  # NaN aside
+            self.brightest = float(np.fmax.reduce(values, axis=None, initial=self.brightest))
         self.writers[name].append(values)
 
     def finish(self, *, name: str, source: Source, recipe: dict[str, Any]) -> SceneInfo:
@@ -188,7 +190,7 @@ class _SceneWriter:
 
     def _finish_color(self) -> list[str]:
         """Colours of 0 everywhere are none; 8 bits stored in 16 and 0 to 255 stored as floats are brought to scale."""
-        writer, largest = self.writers["color"], self.largest["color"]
+        writer, largest = self.writers["color"], self.brightest
         if largest <= 0:
             del self.writers["color"]
             writer.path.unlink()

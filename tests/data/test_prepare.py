@@ -1,15 +1,18 @@
 """Scans to scene folders: content, repetition, and what is refused without a trace."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data_prep import las, ply
 from pcseg import IGNORE
 from pcseg.datasets.ground import GroundSettings
 from pcseg.datasets.prepare import prepare_scan
 from pcseg.datasets.scene_folder import Scene, find_scenes
 from pcseg.errors import InputError, run_command
+from pcseg.io.ply import write_ply
 from pcseg.label_map import LabelMap
 from tests.io.scans import SAMPLES, file_size_limit, full_disk, left_behind, small_las
 
@@ -103,6 +106,48 @@ def test_codes_outside_the_map_are_named_and_counted(tmp_path):
     }
 
 
+def test_points_without_finite_coordinates_are_dropped_counted_and_found_again(tmp_path):
+    coords = np.random.default_rng(0).random((50, 3)) * 10
+    coords[3, 0], coords[4, 2], coords[49, 1], coords[10:20] = np.nan, np.inf, -np.inf, np.nan
+    columns = {"x": coords[:, 0], "y": coords[:, 1], "z": coords[:, 2], "class": np.arange(50) % 2}
+    types = {"x": np.float64, "y": np.float64, "z": np.float64, "class": np.uint8}
+    write_ply(tmp_path / "a.ply", types, 50, [columns])
+    table = LabelMap.from_pairs(["0=a", "1=b"])
+    scene = prepare_scan(tmp_path / "a.ply", tmp_path / "out", label_map=table, chunk_size=10)
+    kept = np.flatnonzero(np.isfinite(coords).all(1))
+    assert scene.num_points == len(kept) == 37 and scene.info.source.num_points == 50
+    assert scene.info.notes == ("13 of 50 points dropped: non-finite coordinates",)
+    np.testing.assert_array_equal(scene.source_rows, kept)
+    np.testing.assert_allclose(scene.coords + scene.origin, coords[kept], atol=1e-5)
+    np.testing.assert_array_equal(scene.labels, kept % 2)
+    assert np.isfinite(scene.column("height_above_ground")).all()
+    whole = scene.to_source(np.arange(37), -1)
+    assert whole.shape == (50,) and (whole[kept] == np.arange(37)).all() and (np.delete(whole, kept) == -1).all()
+    write_ply(tmp_path / "b.ply", types, 50, [{**columns, "x": np.full(50, np.nan)}])
+    with pytest.raises(InputError, match=r"b\.ply: none of its 50 points has finite coordinates"):
+        prepare_scan(tmp_path / "b.ply", tmp_path / "out")
+    write_ply(tmp_path / "c.ply", types, 50, [{**columns, "x": np.where(np.arange(50) == 7, 1e30, columns["x"])}])
+    with pytest.raises(InputError, match=r"c\.ply: point 7 lies more than 1000000 m from the others"):
+        prepare_scan(tmp_path / "c.ply", tmp_path / "out")
+    assert left_behind(tmp_path / "out") == ["a"]
+
+
+def test_a_ply_without_classes_has_none_to_map(tmp_path):
+    columns = {name: np.arange(5.0) for name in "xyzrgb"}
+    types = dict.fromkeys("xyzrgb", np.float32)
+    write_ply(tmp_path / "a.ply", types | {"odd/../name": np.int16}, 5, [columns | {"odd/../name": np.arange(5)}])
+    with pytest.raises(InputError, match=r"a\.ply: no attribute looks like class codes; name it \(it has r, g, b, odd"):
+        prepare_scan(tmp_path / "a.ply", tmp_path, label_map=LABELS)
+    scene = prepare_scan(tmp_path / "a.ply", tmp_path)
+    assert set(scene.column_names) == {"height_above_ground", "color", "odd_.._name"}
+    np.testing.assert_allclose(scene.column("color")[:, 0], np.arange(5) / 255)
+    assert scene.info.notes == ("colour: 0 to 255 stored as floats",)
+    labelled = prepare_scan(
+        tmp_path / "a.ply", tmp_path, label_map=LabelMap.from_pairs(["0=z", "default=ignore"]), label_column="r"
+    )
+    assert labelled.labels.tolist() == [0, -1, -1, -1, -1]
+
+
 @pytest.mark.parametrize("room", [10, 1000, 5000])
 def test_a_full_disk_leaves_the_old_scene(tmp_path, monkeypatch, room):
     small_las(tmp_path / "a.laz", 1000)
@@ -176,14 +221,12 @@ def test_ground_of_the_shipped_scan_lies_near_zero(tmp_path):
 
 
 def test_the_command_says_what_it_made_and_what_is_wrong(tmp_path, monkeypatch, capsys):
-    from data_prep import las
-
     small_las(tmp_path / "a.laz", 60)
 
-    def command(*arguments: str) -> int:
-        monkeypatch.setattr("sys.argv", ["las", *map(str, arguments)])
+    def command(*arguments: str | Path, module=las) -> int:
+        monkeypatch.setattr("sys.argv", ["prepare", *map(str, arguments)])
         try:
-            run_command(las.main)
+            run_command(module.main)
         except SystemExit as stop:
             return int(stop.code or 0)
         return 0
@@ -202,3 +245,7 @@ def test_the_command_says_what_it_made_and_what_is_wrong(tmp_path, monkeypatch, 
         assert command(*arguments, "--out", out) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1 and "Traceback" not in error
+    write_ply(tmp_path / "p.ply", dict.fromkeys("xyz", np.float32), 5, [dict.fromkeys("xyz", np.arange(5))])
+    assert command(tmp_path / "p.ply", "--out", out, "--features", "ones", module=ply) == 0
+    assert "5 points; coordinates only; no labels" in capsys.readouterr().out
+    assert command(tmp_path / "a.laz", "--out", out, module=ply) == 2
