@@ -23,7 +23,7 @@ from pcseg.io.atomic import replacing_folder
 from pcseg.io.npy import NpyWriter, read_npy_chunks
 from pcseg.label_map import LabelMap
 
-_RECIPE_VERSION = 1  # raise it whenever the same file and settings would give another scene
+_RECIPE_VERSION = 3  # raise it whenever the same file and settings would give another scene
 _WIDEST = 1e6  # metres; beyond it float32 cannot tell points 6 cm apart
 
 
@@ -98,7 +98,7 @@ class _SceneWriter:
         self.columns = {name: parts for name, parts in columns.items() if parts}
         self.computed = [name for name, parts in columns.items() if not parts]
         wanted = [part for parts in self.columns.values() for part in parts]
-        self.attributes = list(dict.fromkeys([*wanted, *([label_column] if label_column else [])]))
+        self.attributes: list[str] = list(dict.fromkeys([*wanted, *([label_column] if label_column else [])]))
         self.origin: np.ndarray | None = None
         self.dropped: list[np.ndarray] = []
         self.low, self.high = np.full(3, np.inf), np.full(3, -np.inf)
