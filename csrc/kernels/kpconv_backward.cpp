@@ -45,14 +45,15 @@ class LinearBackward {
         owners_(by_support_ ? a.num_support : a.num_query),
         channels_(by_support_ ? a.out_channels : a.in_channels),
         own_{by_support_ ? a.feats : g.grad_out, by_support_ ? a.in_channels : a.out_channels},
-        points_(tile_points<T>(owners_, a.kernel_size, channels_)),
-        tiles_((owners_ + points_ - 1) / points_),
         sums_{own_, own_.stride, round_up(channels_, kLanes<T>)},
         size_(a.kernel_size * sums_.own_channels * sums_.stride),
-        // Chunks of tiles have a sum of the weights' gradient each, of 16 MiB in float together unless one is more.
-        chunks_(std::min(tiles_, g.weights ? std::clamp<int64_t>((int64_t{1} << 22) / (size_ + 1), 1, 32) : tiles_)),
+        points_(g.weights ? cached_points<T>(a.kernel_size, channels_)
+                          : tile_points<T>(owners_, a.kernel_size, channels_)),
+        tiles_((owners_ + points_ - 1) / points_),
+        chunks_(g.weights ? gradient_chunks(owners_, size_) : tiles_),
         columns_(own_.stride, chunks_, 64),
-        partial_(g.weights ? chunks_ : 0) {
+        in_place_(g.weights && chunks_ == 1 && by_support_ && sums_.stride == channels_),
+        partial_(g.weights && !in_place_ ? chunks_ : 0) {
     for (Buffer<T>& partial : partial_) partial.grow(size_);
     for_tasks(
         chunks_ * columns_.blocks(), parallel,
@@ -61,7 +62,7 @@ class LinearBackward {
           return std::unique_ptr<Memory>(new Memory{{walk_, points_, channels_}, Buffer<T>(room), {}});
         },
         [&](int64_t task, Memory& m) { run_chunk(task / columns_.blocks(), task % columns_.blocks(), m); });
-    if (g.weights) reduce(parallel);
+    if (g.weights && !in_place_) reduce(parallel);
   }
 
  private:
@@ -72,9 +73,9 @@ class LinearBackward {
 
   void run_chunk(int64_t chunk, int64_t block, Memory& m) {
     const int64_t column = columns_.begin(block), end = columns_.end(block), width = columns_.width;
-    if (g_.weights)
-      for (int64_t k = 0; k < a_.kernel_size; ++k)
-        std::fill_n(&partial_[chunk][(k * own_.stride + column) * sums_.stride], (end - column) * sums_.stride, T(0));
+    T* grad_weights = in_place_ ? g_.weights : g_.weights ? partial_[chunk].data() : nullptr;
+    for (int64_t k = 0; k < a_.kernel_size && grad_weights; ++k)
+      std::fill_n(grad_weights + (k * own_.stride + column) * sums_.stride, (end - column) * sums_.stride, T(0));
     for (int64_t tile = tiles_ * chunk / chunks_; tile < tiles_ * (chunk + 1) / chunks_; ++tile) {
       const int64_t begin = tile * points_, rows = std::min(points_, owners_ - begin);
       m.tile.find_pairs(begin, begin + rows);
@@ -83,8 +84,8 @@ class LinearBackward {
         m.tile.aggregate(gathered_, channel, vectors);
         if (grad_feats_)
           multiply(m.tile, a_.kernel_size, *weights_, channel, channels, column, end, m.out.data(), width);
-        if (g_.weights)
-          sums_.add(m.tile, a_.kernel_size, begin, column, end, channel, vectors, partial_[chunk].data(), m.copy);
+        if (grad_weights)
+          sums_.add(m.tile, a_.kernel_size, begin, column, end, channel, vectors, grad_weights, m.copy);
       });
       for (int64_t r = 0; r < rows && grad_feats_; ++r)
         std::copy_n(&m.out[r * width], end - column, grad_feats_ + (begin + r) * a_.in_channels + column);
@@ -115,11 +116,11 @@ class LinearBackward {
   bool by_support_;
   int64_t owners_, channels_;
   Rows<T> own_;
-  int64_t points_, tiles_;
   WeightSums<T> sums_;
-  int64_t size_, chunks_;
+  int64_t size_, points_, tiles_, chunks_;
   Columns columns_;
-  std::vector<Buffer<T>> partial_;
+  bool in_place_;                   // there is one chunk, and the gradient of the weights has its layout
+  std::vector<Buffer<T>> partial_;  // else: the gradient of the weights of each chunk of tiles
 };
 
 // The other way, for slabs of queries: P[m, k] = weights[k] grad_out[m] is written down, then

@@ -4,40 +4,26 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
-#include <vector>
 
 #include "kpconv_tile.h"
 #include "matrix_block.h"
+#include "task_split.h"
 
 namespace pcseg::PCSEG_ISA {
 namespace {
 
-// Points in a tile: their sums for one channel block and all kernel points stay in the second-level cache.
+// Points of a tile whose sums, for one channel block and all kernel points, stay in the second-level cache.
 template <class T>
-int64_t tile_points(int64_t owners, int64_t kernel_size, int64_t channels) {
+int64_t cached_points(int64_t kernel_size, int64_t channels) {
   const int64_t width = std::min<int64_t>(kBlockChannels<T>, round_up(channels, kLanes<T>));
-  const int64_t cached = 400'000 / (kernel_size * width * static_cast<int64_t>(sizeof(T)));
-  const int64_t shared = round_up((owners + 7) / 8, 12);  // a small cloud still makes work for several threads
-  return std::clamp<int64_t>(std::min(cached, shared), 12, 192);
+  return std::clamp<int64_t>(400'000 / (kernel_size * width * static_cast<int64_t>(sizeof(T))), 12, 192);
 }
 
-// Tasks wanted at least: where tiles are few, each is cut into blocks of columns, which then gather alike.
-constexpr int64_t kMinTasks = 16;
-
-struct Columns {
-  static constexpr int64_t kStep = 64;  // a multiple of every panel
-  int64_t total, width;
-
-  Columns(int64_t columns, int64_t tiles, int64_t narrowest) : total(columns) {
-    const int64_t most = std::max<int64_t>(1, columns / narrowest);
-    const int64_t wanted = std::clamp<int64_t>((kMinTasks + tiles - 1) / std::max<int64_t>(tiles, 1), 1, most);
-    width = std::max(kStep, round_up((columns + wanted - 1) / wanted, kStep));
-  }
-  int64_t blocks() const { return (total + width - 1) / width; }
-  int64_t begin(int64_t block) const { return block * width; }
-  int64_t end(int64_t block) const { return std::min(total, (block + 1) * width); }
-};
+// As many, or fewer where the cloud is small, so that there is work for several threads.
+template <class T>
+int64_t tile_points(int64_t owners, int64_t kernel_size, int64_t channels) {
+  return std::clamp<int64_t>(round_up((owners + 7) / 8, 12), 12, cached_points<T>(kernel_size, channels));
+}
 
 // Rows copied where their length is no multiple of a vector.
 template <class T>
@@ -139,16 +125,6 @@ void channel_blocks(int64_t channels, F&& f) {
     const int64_t n = std::min<int64_t>(kBlockChannels<T>, channels - c);
     f(c, n, static_cast<int>(round_up(n, kLanes<T>) / kLanes<T>));
   }
-}
-
-// f(task, memory) for each task; each worker makes its memory, a std::unique_ptr, when it first needs it.
-template <class Make, class F>
-void for_tasks(int64_t tasks, const Parallel& parallel, Make&& make, F&& f) {
-  std::vector<decltype(make())> memory(parallel.threads());
-  parallel.tasks(tasks, [&](int64_t task, int worker) {
-    if (!memory[worker]) memory[worker] = make();
-    f(task, *memory[worker]);
-  });
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "kpconv.h"
+#include "task_split.h"
 #include "vector.h"
 
 namespace pcseg::PCSEG_ISA {

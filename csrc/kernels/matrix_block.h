@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "task_split.h"
 #include "vector.h"
 
 namespace pcseg::PCSEG_ISA {

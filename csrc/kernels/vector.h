@@ -140,8 +140,6 @@ inline int64_t compress(Vector<T> value, Vector<T> limit, const int32_t* index, 
   return n;
 }
 
-constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 // Uninitialised, aligned memory that grows and keeps its contents.
 template <class T>
 class Buffer {
