@@ -112,10 +112,10 @@ def parse_command(
     import tyro
 
     argv = list(sys.argv[1:] if argv is None else argv)
-    style = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    style = (tyro.conf.AvoidSubcommands,)
     command: Any = options
     if default_config is not None:
-        unnamed = Annotated[TrainConfig, tyro.conf.arg(name="")]
+        unnamed = Annotated[TrainConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
         fields: list[Any] = [("options", Annotated[options, tyro.conf.arg(name="")])]
         fields.append(("config", unnamed, dataclasses.field(default=default_config)))
         command = dataclasses.make_dataclass("Command", fields)

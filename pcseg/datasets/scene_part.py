@@ -1,0 +1,81 @@
+"""A scene or some of its rows, and what a run is trained and scored on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pcseg.config import DataConfig, StripConfig
+from pcseg.datasets.feature_contract import FeatureContract
+from pcseg.datasets.scene_folder import Scene, find_scenes
+from pcseg.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class ScenePart:
+    """Rows of a scene."""
+
+    scene: Scene
+    chosen: np.ndarray | None = None  # (n,) int64; None: the whole scene
+    suffix: str = ""  # of the name
+
+    @property
+    def name(self) -> str:
+        return self.scene.name + self.suffix
+
+    @property
+    def num_points(self) -> int:
+        return self.scene.num_points if self.chosen is None else len(self.chosen)
+
+    @property
+    def coords(self) -> np.ndarray:  # (n, 3) float32
+        return self.scene.coords if self.chosen is None else self.scene.coords[self.chosen]
+
+    @property
+    def labels(self) -> np.ndarray | None:  # (n,) int16
+        labels = self.scene.labels
+        return labels if labels is None or self.chosen is None else labels[self.chosen]
+
+    def feats(
+        self,
+        contract: FeatureContract,
+        rows: np.ndarray,  # (m,) int64, of this part
+    ) -> np.ndarray:  # (m, C) float32
+        return contract.feats(self.scene, rows if self.chosen is None else self.chosen[rows])
+
+
+def hold_out_strip(scene: Scene, strip: StripConfig) -> tuple[ScenePart, ScenePart]:
+    """The part of a scene to train on, and the strip to score; between them lies a margin that is in neither.
+
+    Raises:
+        InputError: nothing is left of one of them.
+    """
+    values = np.asarray(scene.coords[:, "xy".index(strip.axis)])
+    border = float(np.quantile(values, 1.0 - strip.fraction))
+    train = np.flatnonzero(values < border - strip.margin)
+    held = np.flatnonzero(values >= border)
+    if not len(train) or not len(held):
+        raise InputError(f"{scene.path}: a strip of {strip.fraction} leaves nothing; change data.strip.fraction")
+    return ScenePart(scene, train, ".rest"), ScenePart(scene, held, ".strip")
+
+
+def training_parts(data: DataConfig) -> list[ScenePart]:
+    """What a run is trained on.
+
+    Raises:
+        InputError: a scene that is not there.
+    """
+    scenes = find_scenes(data.root, data.train_scenes)
+    return [hold_out_strip(s, data.strip)[0] if data.strip.fraction else ScenePart(s) for s in scenes]
+
+
+def validation_parts(data: DataConfig) -> list[ScenePart]:
+    """What a run is scored on: the validation scenes, or the strips of the training scenes where they are held out.
+
+    Raises:
+        InputError: a scene that is not there.
+    """
+    if data.strip.fraction:
+        return [hold_out_strip(scene, data.strip)[1] for scene in find_scenes(data.root, data.train_scenes)]
+    return [ScenePart(scene) for scene in find_scenes(data.root, data.val_scenes)] if data.val_scenes else []

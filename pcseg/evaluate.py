@@ -1,0 +1,205 @@
+"""``python -m pcseg.evaluate RUN``: scores of a network on labelled scenes, with the protocol they were measured by."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+
+from pcseg import ops
+from pcseg.config_file import parse_command
+from pcseg.datasets.scene_folder import find_scenes
+from pcseg.datasets.scene_part import ScenePart, validation_parts
+from pcseg.datasets.voxel_scene import check_trainable
+from pcseg.errors import InputError, run_command
+from pcseg.inference import Protocol
+from pcseg.io.atomic import replacing
+from pcseg.metrics import Scores, confusion_matrix, scores
+from pcseg.predictor import DEFAULT_PROTOCOL, Predictor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Scores of one network on some scenes."""
+
+    protocol: str
+    class_names: tuple[str, ...]
+    confusion: np.ndarray  # (K, K) int64, truth along the first axis
+    num_points: int  # rows scored: points, or voxels
+    train_seconds: float
+    seconds: float
+
+    @property
+    def scores(self) -> Scores:
+        return scores(self.confusion)
+
+    def summary(self) -> dict[str, float]:
+        found = self.scores
+        return {"miou": found.miou, "macc": found.macc, "oa": found.oa}
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds; a class that does not occur has no number (null)."""
+        iou = zip(self.class_names, self.scores.iou.tolist(), strict=True)
+        return {
+            "protocol": self.protocol,
+            **{name: _number(value) for name, value in self.summary().items()},
+            "iou": {name: _number(value) for name, value in iou},
+            "confusion": self.confusion.tolist(),
+            "num_points": self.num_points,
+            "train_seconds": round(self.train_seconds, 1),
+            "evaluate_seconds": round(self.seconds, 1),
+        }
+
+
+def evaluate_scenes(
+    predictor: Predictor,
+    parts: Sequence[ScenePart],
+    protocol: Protocol,
+    *,
+    projection: int = 1,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Evaluation:
+    """Predict scenes and compare with their labels; IGNORE rows are left out.
+
+    Args:
+        advance: called with the number of rows done since the last call.
+
+    Raises:
+        InputError: a scene without labels or with other classes, or nothing labelled at all.
+    """
+    check_trainable([part.scene for part in parts], predictor.class_names)
+    start = time.perf_counter()
+    num_classes = len(predictor.class_names)
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    for part in parts:
+        labels, coords_of = part.labels, part.coords
+        assert labels is not None
+        for rows, probs in predictor.predict_part(part, protocol, projection=projection):
+            truth = torch.from_numpy(labels[rows].astype(np.int64))
+            if protocol.resolution == "voxels":
+                coords = torch.from_numpy(np.asarray(coords_of[rows]))
+                grid = ops.grid_subsample(coords, predictor.card.config.model.voxel_size)
+                voxels = ops.voxel_features(grid, coords, probs, truth)
+                assert voxels.feats is not None and voxels.labels is not None
+                probs, truth = voxels.feats, voxels.labels
+            confusion += confusion_matrix(probs.argmax(1), truth, num_classes)
+            advance(len(rows))
+    if not confusion.sum():
+        raise InputError(f"{', '.join(part.name for part in parts)}: no labelled point to score")
+    return Evaluation(
+        protocol=str(protocol),
+        class_names=predictor.class_names,
+        confusion=confusion,
+        num_points=int(confusion.sum()),
+        train_seconds=predictor.card.train_seconds,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def write_metrics(evaluation: Evaluation, path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(evaluation.as_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def print_table(evaluation: Evaluation, title: str) -> None:
+    """The scores, with the protocol beside them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{title}: {evaluation.protocol}", title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in ("IoU", "recall"):
+        table.add_column(name, justify="right")
+    table.add_column("points", justify="right")
+    found, counts = evaluation.scores, evaluation.confusion.sum(1)
+    for index, name in enumerate(evaluation.class_names):
+        table.add_row(name, _shown(found.iou[index]), _shown(found.acc[index]), f"{counts[index]:,}")
+    table.add_section()
+    table.add_row("mIoU", _shown(found.miou), "", f"{evaluation.num_points:,}", style="bold")
+    table.add_row("mAcc", "", _shown(found.macc), "")
+    table.add_row("OA", "", _shown(found.oa), "")
+    Console().print(table)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Score a trained network on labelled scenes."""
+
+    protocol: str = DEFAULT_PROTOCOL
+    """{full, voxels}/votes=V/{scene, tile}: what is scored, how many views are averaged, whether tiles overlap."""
+    data: Path | None = None
+    """Folder of the scenes; else the one of the run."""
+    scenes: tuple[str, ...] = ()
+    """Names or patterns; else the validation scenes of the run."""
+    projection: int = 1
+    """Voxels whose probabilities a point averages, by distance; 1: its own."""
+    out: Path | None = None
+    """Where the figures go; else metrics.json in the run folder, where one is given."""
+    device: Annotated[str, "auto, cpu, cuda"] = "auto"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    model, rest = leading_path(argv, "a run folder or a checkpoint", "pcseg.evaluate", EvaluateOptions)
+    options, _ = parse_command(EvaluateOptions, rest, prog="python -m pcseg.evaluate RUN")
+    protocol = Protocol.parse(options.protocol)
+    predictor = Predictor.load(model, options.device)
+    data = predictor.card.config.data
+    if options.data is None and not options.scenes:
+        parts = validation_parts(data)
+    else:
+        found = find_scenes(options.data or data.root, options.scenes or data.val_scenes or ("*",))
+        parts = [ScenePart(scene) for scene in found]
+    if not parts:
+        raise InputError(f"{model}: its config names no val_scenes; name some with --scenes")
+    evaluation = _with_bar(predictor, parts, protocol, options.projection)
+    target = options.out or (model / "metrics.json" if model.is_dir() else None)
+    if target is not None:
+        write_metrics(evaluation, target)
+    print_table(evaluation, ", ".join(part.name for part in parts))
+    print(f"{protocol}: mIoU {evaluation.scores.miou:.4f}" + (f"; {target}" if target else ""))
+
+
+def leading_path(argv: Sequence[str] | None, what: str, module: str, options: type) -> tuple[Path, list[str]]:
+    """The first argument of a command, which names what it works on, and the rest.
+
+    Raises:
+        InputError: it is missing.
+        SystemExit: 0 after ``--help``.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and not arguments[0].startswith("-"):
+        return Path(arguments[0]), arguments[1:]
+    if {"-h", "--help"} & set(arguments):
+        parse_command(options, ["--help"], prog=f"python -m {module} {what.split()[-1].upper()}")
+    raise InputError(f"python -m {module}: the first argument is {what}")
+
+
+def _with_bar(predictor: Predictor, parts: Sequence[ScenePart], protocol: Protocol, projection: int) -> Evaluation:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("evaluate", total=sum(part.num_points for part in parts))
+        return evaluate_scenes(
+            predictor, parts, protocol, projection=projection, advance=lambda rows: progress.advance(task, rows)
+        )
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _shown(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,205 @@
+"""What a run needs before its first step: data, network, a trainer, and the state of a former attempt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from pcseg.batch import PointBatch
+from pcseg.checkpoint import (
+    SUFFIX,
+    Checkpoint,
+    CheckpointCard,
+    compare,
+    differences,
+    initialise_from,
+    load_checkpoint,
+)
+from pcseg.config import LossConfig, TrainConfig
+from pcseg.config_file import write_config
+from pcseg.datasets.feature_contract import FeatureContract
+from pcseg.datasets.scene_part import ScenePart, training_parts, validation_parts
+from pcseg.datasets.views import CropDataset
+from pcseg.datasets.voxel_scene import VoxelScene, check_trainable
+from pcseg.errors import InputError
+from pcseg.evaluate import Evaluation, evaluate_scenes, print_table, write_metrics
+from pcseg.inference import Protocol
+from pcseg.methods.supervised import Supervised, frequency_weights
+from pcseg.models import build_model
+from pcseg.predictor import Predictor, choose_device
+from pcseg.pyramid import calibrate_max_neighbors
+from pcseg.train import FREE_TO_CHANGE
+from pcseg.trainer import Trainer
+
+CALIBRATION_CROPS = 8
+
+
+def set_up(
+    config: TrainConfig, folder: Path, *, init: Path | None, fresh: bool, device: str
+) -> tuple[Trainer, Callable[[], Evaluation | None]]:
+    """A trainer ready for its next step, and a function that scores the result and leaves ``metrics.json``.
+
+    Raises:
+        InputError: see :func:`pcseg.train.train`.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    protocol = Protocol.parse(config.eval_protocol)
+    former = None if fresh else _former(folder, config)
+    start = load_checkpoint(init) if init is not None and former is None else None
+    torch.manual_seed(config.seed)
+    chosen = choose_device(device)
+    accelerator = Accelerator(
+        cpu=chosen.type == "cpu",
+        mixed_precision=config.precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    parts, held_out = training_parts(config.data), validation_parts(config.data)
+    check_trainable([part.scene for part in (*parts, *held_out)], config.data.class_names)
+    contract = _contract(config, parts, former or start)
+    voxels = [VoxelScene.build(part.scene, contract, config.model.voxel_size, rows=part.chosen) for part in parts]
+    crops = CropDataset(voxels, contract, config.data.crop, config.data.augment, seed=config.seed)
+    card = former.card if former is not None else _card(config, crops, contract)
+    if former is not None:  # what may change is as it is asked for now
+        card = card.model_copy(update={"config": _with_caps(config, card)})
+    config = card.config
+    model = build_model(config.model, card.in_channels, len(config.data.class_names))
+    method = Supervised(model, config.loss, _class_weights(config.loss, parts, len(config.data.class_names)))
+    if start is not None:
+        _start_from(model, start, config)
+
+    def evaluate(network: nn.Module) -> Evaluation:
+        predictor = Predictor(card=trainer.described(), model=network, contract=contract, device=accelerator.device)
+        return evaluate_scenes(predictor, held_out, protocol)
+
+    def validate(network: nn.Module) -> Mapping[str, float]:
+        latest[:] = [evaluate(network)]
+        return latest[0].summary()
+
+    def conclude() -> Evaluation | None:
+        """The scores of the last validation, which is that of the end."""
+        if not latest:
+            return None
+        write_metrics(latest[0], folder / "metrics.json")
+        print_table(latest[0], ", ".join(part.name for part in held_out))
+        return latest[0]
+
+    latest: list[Evaluation] = []
+    trainer = Trainer(
+        card=card,
+        method=method,
+        item=crops.__getitem__,
+        validate=validate if held_out else None,
+        folder=folder,
+        accelerator=accelerator,
+    )
+    if former is not None:
+        trainer.resume(former)
+        print(f"{folder}: goes on at step {trainer.step} of {config.steps}", file=sys.stderr)
+    elif accelerator.is_main_process:
+        write_config(config, folder / "config.yaml")
+    return trainer, conclude
+
+
+def _former(folder: Path, config: TrainConfig) -> Checkpoint | None:
+    """The unfinished run in a folder.
+
+    Raises:
+        InputError: it has other settings.
+    """
+    path = folder / "checkpoints" / f"last{SUFFIX}"
+    if not path.exists():
+        return None
+    former = load_checkpoint(path)
+    if former.card.finished:
+        print(f"{folder}: holds a finished run; it is trained anew", file=sys.stderr)
+        return None
+    there, here = former.card.config.model_dump(mode="json"), config.model_dump(mode="json")
+    if config.model.max_neighbors is None:
+        there["model"]["max_neighbors"] = None
+    for name in FREE_TO_CHANGE:
+        there[name] = here[name]
+    changed = compare(there, here)
+    if changed:
+        listed = "; ".join(changed)
+        raise InputError(f"{folder}: holds an unfinished run of other settings: {listed}; use --fresh or another --run")
+    return former
+
+
+def _contract(config: TrainConfig, parts: list[ScenePart], earlier: Checkpoint | None) -> FeatureContract:
+    """Scaling of the features: of the run that goes on or is started from, else from the training scenes."""
+    if earlier is not None and earlier.card.config.data.features == config.data.features:
+        return FeatureContract.from_values(earlier.card.feature_contract, where=str(earlier.path))
+    return FeatureContract.fit(config.data.features, [part.scene for part in parts])
+
+
+def _card(config: TrainConfig, crops: CropDataset, contract: FeatureContract) -> CheckpointCard:
+    """What the training crops say about the network: neighbour caps, and the extent that it will see."""
+    model = config.model
+    # Far beyond the items of any run, so that they are like them and yet others.
+    samples = [crops[2**40 + number] for number in range(CALIBRATION_CROPS)]
+    if model.max_neighbors is None:
+        caps = calibrate_max_neighbors(
+            samples,
+            voxel_size=model.voxel_size,
+            num_levels=model.num_levels,
+            radius=model.radii,
+            percentile=config.neighbor_percentile,
+        )
+        config = config.model_copy(update={"model": model.model_copy(update={"max_neighbors": caps})})
+    return CheckpointCard(
+        config=config,
+        feature_contract=contract.model_dump(mode="json"),
+        in_channels=contract.num_channels,
+        tile_size=float(np.median([_extent(sample) for sample in samples])),
+        step=0,
+    )
+
+
+def _extent(crop: PointBatch) -> float:
+    """Edge of the square that covers as much of the plane as the crop does."""
+    if crop.num_rows == 0:
+        return 0.0
+    spread = crop.coords[:, :2].amax(0) - crop.coords[:, :2].amin(0)
+    return float(spread.prod().clamp(min=0) ** 0.5)
+
+
+def _with_caps(config: TrainConfig, card: CheckpointCard) -> TrainConfig:
+    caps = card.config.model.max_neighbors
+    return config.model_copy(update={"model": config.model.model_copy(update={"max_neighbors": caps})})
+
+
+def _class_weights(loss: LossConfig, parts: list[ScenePart], num_classes: int) -> torch.Tensor | None:
+    if loss.class_weights == "none":
+        return None
+    if isinstance(loss.class_weights, tuple):
+        return torch.tensor(loss.class_weights)
+    counts = np.zeros(num_classes, np.int64)
+    for part in parts:
+        labels = part.labels
+        assert labels is not None
+        counts += np.bincount(labels[labels >= 0], minlength=num_classes)
+    return frequency_weights(counts.tolist(), 1.0 if loss.class_weights == "inverse" else 0.5)
+
+
+def _start_from(model: nn.Module, start: Checkpoint, config: TrainConfig) -> None:
+    """Take over what fits, and say what does not.
+
+    Raises:
+        InputError: a network of another shape.
+    """
+    open_caps = config.model_copy(update={"model": config.model.model_copy(update={"max_neighbors": None})})
+    other = differences(start.card, open_caps, sections=("model",))  # caps follow the clouds, not the weights
+    if other:
+        raise InputError(f"{start.path}: is of another model: {'; '.join(other)}")
+    same = start.card.config.data.class_names == config.data.class_names
+    skipped = initialise_from(model, start, same_classes=same)
+    print(f"{start.path}: weights taken over; {len(skipped)} tensors are new", file=sys.stderr)
+    for line in skipped:
+        print(f"  new: {line}", file=sys.stderr)

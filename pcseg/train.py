@@ -1,0 +1,84 @@
+"""``python -m pcseg.train CONFIG``: train a network as a config says; called again it goes on where it was killed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pcseg.config import TrainConfig
+from pcseg.config_file import load_config, parse_command
+from pcseg.errors import run_command
+
+FREE_TO_CHANGE = ("save_every", "prefetch", "eval_every", "eval_protocol")
+"""Settings that a resumed run may have different: they do not change what it learns."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a network. Any field of the config can be changed: --optim.lr 3e-3."""
+
+    run: Path | None = None
+    """Folder of the run; else runs/NAME. A run there that was not finished goes on where it was."""
+    init: Path | None = None
+    """Checkpoint or run folder whose weights the network starts from; its head is made new for other classes."""
+    fresh: bool = False
+    """Start anew, whatever the run folder holds."""
+    device: Annotated[str, "auto, cpu, cuda"] = "auto"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    from pcseg.evaluate import leading_path
+
+    path, rest = leading_path(argv, "a config", "pcseg.train", TrainOptions)
+    options, config = parse_command(
+        TrainOptions, rest, default_config=load_config(path), prog="python -m pcseg.train CONFIG"
+    )
+    assert config is not None
+    default = path if path.is_dir() else path.parent if path.name == "config.yaml" else Path("runs") / config.name
+    train(config, options.run or default, init=options.init, fresh=options.fresh, device=options.device)
+
+
+def train(
+    config: TrainConfig,
+    folder: Path,
+    *,
+    init: Path | None = None,
+    fresh: bool = False,
+    device: str = "auto",
+) -> None:
+    """Train as ``config`` says; ``folder`` then holds config.yaml, checkpoints, metrics.json and the curves.
+
+    Raises:
+        InputError: data that does not fit the config, a run of other settings in the folder, a checkpoint that does
+            not fit.
+        OSError: the folder cannot be written, or the disk is full; the former checkpoint stays.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint.
+    """
+    from pcseg.run_setup import set_up
+
+    check_writable(folder)
+    trainer, evaluate = set_up(config, folder, init=init, fresh=fresh, device=device)
+    trainer.run()
+    if trainer.accelerator.is_main_process:
+        evaluate()
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and write a file in it: better now than after an hour of training.
+
+    Raises:
+        OSError: it cannot be written; ``filename`` is the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
+if __name__ == "__main__":
+    run_command(main)
