@@ -39,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor> voxel_features(Tensor coords, std::optional<T
   coords = torch::stable::contiguous(coords);
   order = torch::stable::contiguous(order);
   point_offsets = torch::stable::contiguous(point_offsets);
-  expect(coords.dim() == 2, op, "coords must be (N, D)");
+  expect(coords.dim() == 2 && coords.size(1) >= 1 && coords.size(1) <= 8, op, "coords must be (N, 1 to 8)");
   const int64_t points = coords.size(0);
   expect_rows(voxel_of_point, 1, points, "voxel_of_point must be (N,)");
   expect_rows(order, 1, points, "order must be (N,)");

@@ -10,8 +10,8 @@ namespace pcseg {
 
 // The points of voxel v are order[point_offsets[v] .. point_offsets[v + 1]] (grid_subsample); rows of order outside
 // [0, num_points) are found, see the result.
-// out_coords (num_voxels, dims): sums of coord - (first coord of the voxel) in double, so that float32 coordinates far
-// from the origin lose nothing; a voxel without points gives 0.
+// out_coords (num_voxels, dims), 1 <= dims <= 8: sums in double in the order of the points, divided by their number, so
+// that float32 coordinates far from the origin lose nothing; 0 without points.
 // out_feats (num_voxels, channels): sums in F in the order of the points, divided by their number; 0 without points.
 // out_labels (num_voxels): the most frequent label >= 0, the lowest of equals; -1 where all are -1 or there is no point.
 // feats and labels may be null. Returns whether all rows lie in range and all labels are >= -1 (if not, the output of

@@ -36,7 +36,7 @@ def local_geometry(
     A neighbourhood is exactly what the list names: a point counts in its own only if the list holds it, as ``knn`` and
     ``radius_search`` of a cloud in itself do. Covariances (divided by the number of points) and their eigenvectors are
     computed in double. A neighbourhood without two distinct points has eigenvalues 0, all features 0 and a normal
-    straight up; where the least eigenvalue is a double one (points on a line) the normal is any one of its eigenvectors.
+    straight up; where the least eigenvalue is a double one (points on a line) the normal is any of its eigenvectors.
     Not differentiable. Nothing depends on the number of threads.
 
     Raises:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pcseg.ops._library import call, check_device, check_float
-from pcseg.ops.grid_subsample import VoxelGrid
+from pcseg.ops.grid_subsample import MAX_DIMS, VoxelGrid
 
 
 class VoxelFeatures(NamedTuple):
@@ -21,17 +21,16 @@ class VoxelFeatures(NamedTuple):
 
 def voxel_features(
     grid: VoxelGrid,
-    coords: Tensor,  # (N, D) float32 or float64
+    coords: Tensor,  # (N, D) float32 or float64, D in 1..8
     feats: Tensor | None = None,  # (N, C) float32 or float64
     labels: Tensor | None = None,  # (N,) int64 >= IGNORE
 ) -> VoxelFeatures:
     """Barycentre, mean features and majority label of each voxel of ``grid``.
 
-    A barycentre is summed in double relative to the voxel's first point, so it is as exact as its dtype allows far from
-    the origin too. Means are sums in the order of the points, in the dtype of ``feats``, over their number. A majority
-    goes to the lower class among equals, and to IGNORE only where every point of the voxel is IGNORE; any number of
-    classes. Nothing depends on the number of threads. A voxel without points (no grid_subsample makes one) gets 0, 0
-    and IGNORE.
+    Barycentres are summed in double, so float32 coordinates lose nothing, far from the origin either. Means are sums in
+    the order of the points, in the dtype of ``feats``, over their number. A majority goes to the lower class among
+    equals, and to IGNORE only where every point of the voxel is IGNORE; any number of classes. Nothing depends on the
+    number of threads. A voxel without points (no grid_subsample makes one) gets 0, 0 and IGNORE.
 
     Differentiable in ``feats``, once. Under autocast reduced-precision ``feats`` are cast to float32.
 
@@ -48,6 +47,8 @@ def voxel_features(
 def _check(grid: VoxelGrid, coords: Tensor, feats: Tensor | None, labels: Tensor | None) -> None:
     op = "voxel_features"
     check_float(op, "coords", coords, "(N, D)")
+    if not 1 <= coords.shape[1] <= MAX_DIMS:
+        raise ValueError(f"{op}: coords must have 1 to {MAX_DIMS} dimensions, got {coords.shape[1]}")
     rows = coords.shape[0]
     if grid.order.shape != (rows,) or grid.voxel_of_point.shape != (rows,):
         raise ValueError(f"{op}: the grid has {grid.order.shape[0]} points, coords {rows}")

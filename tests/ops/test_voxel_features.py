@@ -35,7 +35,7 @@ def oracle(grid: VoxelGrid, coords: Tensor, feats: Tensor, labels: Tensor) -> tu
 @pytest.mark.parametrize(
     "case", ["3d", "2d", "3d_f64", "4d", "one_voxel", "duplicates", "one_point", "empty_clouds", "non_contiguous"]
 )
-@pytest.mark.parametrize("channels", [0, 1, 3, 7])
+@pytest.mark.parametrize("channels", [0, 1, 3, 7, 16, 20])
 def test_matches_loops(case: str, channels: int, device: torch.device) -> None:
     grid, coords, feats, labels = make(case, channels)
     got = voxel_features(*(VoxelGrid(*(t.to(device) for t in grid)),), *(t.to(device) for t in (coords, feats, labels)))
@@ -147,8 +147,29 @@ def test_autocast() -> None:
     torch.testing.assert_close(got, voxel_features(grid, coords, feats.bfloat16().float()).feats)
 
 
+def test_voxels_without_points() -> None:
+    coords, feats = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), torch.tensor([[1.0], [2.0], [torch.nan]])
+    bounds = torch.tensor([0, 0, 0, 2, 2, 3, 3])
+    grid = VoxelGrid(torch.tensor([2, 2, 4]), torch.arange(3), bounds, torch.tensor([0, 6]))
+    got = voxel_features(grid, coords, feats, torch.tensor([7, 7, -1]))
+    assert got.feats is not None and got.labels is not None
+    assert got.coords.tolist() == [[0, 0], [0, 0], [2, 3], [0, 0], [5, 6], [0, 0]]
+    assert got.feats[[0, 1, 2, 3, 5], 0].tolist() == [0, 0, 1.5, 0, 0] and got.feats[4].isnan()
+    assert got.labels.tolist() == [-1, -1, 7, -1, -1, -1]
+
+
+def test_a_voxel_does_not_reach_into_the_next() -> None:
+    coords = torch.arange(600.0)[:, None].repeat(1, 3)
+    feats = torch.ones(600, 3)
+    feats[100], feats[300] = torch.inf, torch.nan
+    got = voxel_features(grid_subsample(coords, 1.0), coords, feats)
+    torch.testing.assert_close(got.feats, feats, equal_nan=True, rtol=0, atol=0)
+
+
 def test_errors() -> None:
     grid, coords, feats, labels = make("3d")
+    with pytest.raises(ValueError, match="coords must have 1 to 8 dimensions, got 9"):
+        voxel_features(grid, torch.zeros(4000, 9))
     with pytest.raises(ValueError, match="the grid has 4000 points, coords 3999"):
         voxel_features(grid, coords[1:])
     with pytest.raises(ValueError, match=r"feats must have N = 4000 rows, got 3999"):
