@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #if defined(__x86_64__)
@@ -54,9 +55,8 @@ struct Lanes {
     return r;
   }
   static PCSEG_INLINE Lanes iota() {  // 0, 1, 2, ...
-    T x[kLaneCount];
-    for (int i = 0; i < kLaneCount; ++i) x[i] = static_cast<T>(i);
-    return load(x);
+    static constexpr T kIota[kLaneCount] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return load(kIota);
   }
   PCSEG_INLINE void store(T* p) const {
     for (int i = 0; i < kCount; ++i) std::memcpy(p + i * kRegisterLanes, &v[i], kRegisterBytes);
@@ -263,6 +263,32 @@ PCSEG_INLINE Mask less_equal(Lanes<T> a, Lanes<T> b) {
 template <class T>
 PCSEG_INLINE Mask equal(Lanes<T> a, Lanes<T> b) {
   return compare<Compare::equal>(a, b);
+}
+
+// a where it is below infinity, `otherwise` elsewhere.
+template <class T>
+PCSEG_INLINE Lanes<T> finite_or(Lanes<T> a, T otherwise) {
+  const Lanes<T> infinity = Lanes<T>::fill(std::numeric_limits<T>::infinity()), other = Lanes<T>::fill(otherwise);
+  for (int i = 0; i < a.kCount; ++i) a.v[i] = a.v[i] < infinity.v[i] ? a.v[i] : other.v[i];
+  return a;
+}
+// a in the lanes of mask, `otherwise` elsewhere.
+template <class T>
+PCSEG_INLINE Lanes<T> keep(Mask mask, Lanes<T> a, T otherwise) {
+  static constexpr IntOf<T> kBits[kLaneCount] = {1,     1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
+                                                 1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
+  const Lanes<IntOf<T>> bits = Lanes<IntOf<T>>::load(kBits), masks = Lanes<IntOf<T>>::fill(static_cast<IntOf<T>>(mask));
+  const Lanes<T> other = Lanes<T>::fill(otherwise);
+  for (int i = 0; i < a.kCount; ++i) a.v[i] = (bits.v[i] & masks.v[i]) != 0 ? a.v[i] : other.v[i];
+  return a;
+}
+// a with lane `lane` replaced.
+template <class T>
+PCSEG_INLINE Lanes<T> replace(Lanes<T> a, int lane, T x) {
+  const Lanes<IntOf<T>> here = Lanes<IntOf<T>>::fill(lane), lanes = Lanes<IntOf<T>>::iota();
+  const Lanes<T> other = Lanes<T>::fill(x);
+  for (int i = 0; i < a.kCount; ++i) a.v[i] = lanes.v[i] == here.v[i] ? other.v[i] : a.v[i];
+  return a;
 }
 
 // count + 1 in the lanes where a > b, count elsewhere.

@@ -5,6 +5,7 @@ from pcseg.ops.grid_subsample import VoxelGrid, grid_subsample
 from pcseg.ops.kpconv import kpconv, kpconv_fitting_distance
 from pcseg.ops.local_geometry import LocalGeometry, height_above_minimum, local_geometry
 from pcseg.ops.neighbor_max import neighbor_max
+from pcseg.ops.neighbor_search import knn, radius_search
 from pcseg.ops.segment_reduce import segment_reduce
 from pcseg.ops.voxel_features import VoxelFeatures, voxel_features
 
@@ -15,10 +16,12 @@ __all__ = [
     "gather_neighbors",
     "grid_subsample",
     "height_above_minimum",
+    "knn",
     "kpconv",
     "kpconv_fitting_distance",
     "local_geometry",
     "neighbor_max",
+    "radius_search",
     "segment_reduce",
     "voxel_features",
 ]

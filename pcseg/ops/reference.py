@@ -69,6 +69,48 @@ def neighbor_max(
     return largest.masked_fill(missing.all(1, keepdim=True), 0)
 
 
+def knn(
+    query: Tensor,  # (M, D)
+    support: Tensor,  # (N, D)
+    k: int,
+    *,
+    query_offsets: Tensor | None = None,  # (B + 1,) int64
+    support_offsets: Tensor | None = None,  # (B + 1,) int64
+) -> tuple[Tensor, Tensor]:  # (M, k) int64, (M, k)
+    """``pcseg.ops.knn``."""
+    query_bounds = [0, query.shape[0]] if query_offsets is None else query_offsets.tolist()
+    support_bounds = [0, support.shape[0]] if support_offsets is None else support_offsets.tolist()
+    index = torch.full((query.shape[0], k), support.shape[0], device=query.device)
+    sq_dist = query.new_full((query.shape[0], k), torch.inf)
+    clouds = zip(query_bounds, query_bounds[1:], support_bounds, support_bounds[1:])
+    for first_query, end_query, first_support, end_support in clouds:
+        pairs = query.new_zeros(end_query - first_query, end_support - first_support)
+        for x, y in zip(query[first_query:end_query].T, support[first_support:end_support].T):
+            difference = y - x.unsqueeze(1)
+            pairs = pairs + difference * difference
+        pairs = pairs.nan_to_num(torch.inf, posinf=torch.inf)
+        nearest, row = pairs.sort(dim=1, stable=True)
+        nearest, row = nearest[:, :k], row[:, :k] + first_support
+        sq_dist[first_query:end_query, : nearest.shape[1]] = nearest
+        index[first_query:end_query, : nearest.shape[1]] = row.where(nearest < torch.inf, support.shape[0])
+    return index, sq_dist
+
+
+def radius_search(
+    query: Tensor,  # (M, D)
+    support: Tensor,  # (N, D)
+    radius: float,
+    max_neighbors: int,
+    *,
+    query_offsets: Tensor | None = None,  # (B + 1,) int64
+    support_offsets: Tensor | None = None,  # (B + 1,) int64
+) -> Tensor:  # (M, max_neighbors) int64
+    """``pcseg.ops.radius_search``."""
+    index, sq_dist = knn(query, support, max_neighbors, query_offsets=query_offsets, support_offsets=support_offsets)
+    reach = query.new_tensor(radius)
+    return index.where(sq_dist <= reach * reach, support.shape[0])
+
+
 def grid_subsample(
     coords: Tensor,  # (N, D)
     voxel_size: float,

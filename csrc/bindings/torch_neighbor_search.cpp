@@ -1,0 +1,112 @@
+#include <limits>
+
+#include "../kernels/neighbor_search.h"
+#include "torch_common.h"
+
+namespace pcseg::bindings {
+namespace {
+
+void check_offsets(const char* op, const Tensor& offsets, int64_t rows) {
+  const int64_t* o = data<int64_t>(offsets);
+  const int64_t clouds = offsets.size(0) - 1;
+  bool ascending = o[0] == 0 && o[clouds] == rows;
+  for (int64_t b = 0; b < clouds; ++b) ascending &= o[b] <= o[b + 1];
+  expect(ascending, op, "offsets must ascend from 0 to the number of rows");
+}
+
+// Dense coordinates and offsets that fit each other.
+struct Clouds {
+  Tensor query, support, query_offsets, support_offsets;
+
+  void check(const char* op, int64_t k) {
+    for (Tensor* t : {&query, &support, &query_offsets, &support_offsets}) *t = torch::stable::contiguous(*t);
+    expect(query.dim() == 2 && support.dim() == 2 && query.size(1) == support.size(1), op,
+           "query (M, D), support (N, D)");
+    expect(query.size(1) >= 1 && query.size(1) <= 8, op, "D must be in 1..8");
+    expect(query.scalar_type() == support.scalar_type(), op, "query and support must have one dtype");
+    expect(query.size(0) < INT32_MAX && support.size(0) < INT32_MAX, op, "at most 2^31 - 2 rows");
+    expect(query_offsets.dim() == 1 && support_offsets.dim() == 1 && query_offsets.size(0) >= 1 &&
+               query_offsets.size(0) == support_offsets.size(0),
+           op, "query_offsets and support_offsets must be (B + 1,)");
+    expect(query_offsets.scalar_type() == ScalarType::Long && support_offsets.scalar_type() == ScalarType::Long, op,
+           "offsets must be int64");
+    check_offsets(op, query_offsets, query.size(0));
+    check_offsets(op, support_offsets, support.size(0));
+    expect(k >= 1, op, "at least one neighbour");
+  }
+
+  // One cloud of the same tensor has equal offsets however they were made.
+  bool same() const {
+    if (query.data_ptr() != support.data_ptr() || query.size(0) != support.size(0)) return false;
+    const int64_t *a = data<int64_t>(query_offsets), *b = data<int64_t>(support_offsets);
+    for (int64_t i = 0; i < query_offsets.size(0); ++i)
+      if (a[i] != b[i]) return false;
+    return true;
+  }
+};
+
+template <class T>
+void run(const Clouds& c, int64_t k, T max_sq_dist, Tensor& index, Tensor* sq_dist) {
+  run_neighbor_search<T>(
+      {.query = data<T>(c.query),
+       .support = data<T>(c.support),
+       .query_offsets = data<int64_t>(c.same() ? c.support_offsets : c.query_offsets),
+       .support_offsets = data<int64_t>(c.support_offsets),
+       .num_query = c.query.size(0),
+       .num_support = c.support.size(0),
+       .num_clouds = c.query_offsets.size(0) - 1,
+       .dim = c.query.size(1),
+       .k = k,
+       .max_sq_dist = max_sq_dist,
+       .index = mutable_data<int64_t>(index),
+       .sq_dist = sq_dist ? mutable_data<T>(*sq_dist) : nullptr},
+      torch_threads());
+}
+
+std::tuple<Tensor, Tensor> knn(Tensor query, Tensor support, int64_t k, Tensor query_offsets, Tensor support_offsets) {
+  constexpr auto op = "knn";
+  Clouds c{query, support, query_offsets, support_offsets};
+  c.check(op, k);
+  Tensor index = empty_like_device(c.query, {c.query.size(0), k}, ScalarType::Long);
+  Tensor sq_dist = empty_like_device(c.query, {c.query.size(0), k}, c.query.scalar_type());
+  if (c.query.scalar_type() == ScalarType::Float) {
+    run<float>(c, k, std::numeric_limits<float>::infinity(), index, &sq_dist);
+  } else {
+    expect(c.query.scalar_type() == ScalarType::Double, op, "coordinates must be float32 or float64");
+    run<double>(c, k, std::numeric_limits<double>::infinity(), index, &sq_dist);
+  }
+  return {index, sq_dist};
+}
+
+Tensor radius_search(Tensor query, Tensor support, double radius, int64_t max_neighbors, Tensor query_offsets,
+                     Tensor support_offsets) {
+  constexpr auto op = "radius_search";
+  Clouds c{query, support, query_offsets, support_offsets};
+  c.check(op, max_neighbors);
+  expect(radius > 0, op, "radius must be positive");
+  Tensor index = empty_like_device(c.query, {c.query.size(0), max_neighbors}, ScalarType::Long);
+  if (c.query.scalar_type() == ScalarType::Float) {
+    const auto r = static_cast<float>(radius);
+    run<float>(c, max_neighbors, r * r, index, nullptr);
+  } else {
+    expect(c.query.scalar_type() == ScalarType::Double, op, "coordinates must be float32 or float64");
+    run<double>(c, max_neighbors, radius * radius, index, nullptr);
+  }
+  return index;
+}
+
+STABLE_TORCH_LIBRARY_FRAGMENT(pcseg, m) {
+  m.def(
+      "knn(Tensor query, Tensor support, int k, Tensor query_offsets, Tensor support_offsets) -> (Tensor index, "
+      "Tensor sq_dist)");
+  m.def(
+      "radius_search(Tensor query, Tensor support, float radius, int max_neighbors, Tensor query_offsets, "
+      "Tensor support_offsets) -> Tensor");
+}
+STABLE_TORCH_LIBRARY_IMPL(pcseg, CPU, m) {
+  m.impl("knn", TORCH_BOX(&knn));
+  m.impl("radius_search", TORCH_BOX(&radius_search));
+}
+
+}  // namespace
+}  // namespace pcseg::bindings
