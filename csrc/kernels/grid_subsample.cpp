@@ -228,7 +228,8 @@ void run_order(const GridOrder& a, const Parallel& parallel) {
   parallel.ranges(parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       int64_t* count = cursor.data() + part * buckets;
-      for (int64_t i = part_begin(part); i < part_begin(part + 1); ++i) ++count[a.voxel_of_point[i] >> shift];
+      for (int64_t i = part_begin(part), last = part_begin(part + 1); i < last; ++i)
+        ++count[a.voxel_of_point[i] >> shift];
     }
   });
   std::vector<int64_t> bucket_begin(buckets + 1, 0);
@@ -244,7 +245,7 @@ void run_order(const GridOrder& a, const Parallel& parallel) {
   parallel.ranges(parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       int64_t* to = cursor.data() + part * buckets;
-      for (int64_t i = part_begin(part); i < part_begin(part + 1); ++i) {
+      for (int64_t i = part_begin(part), last = part_begin(part + 1); i < last; ++i) {
         const uint64_t voxel = static_cast<uint64_t>(a.voxel_of_point[i]);
         pairs[to[voxel >> shift]++] = (voxel & low) << 32 | static_cast<uint64_t>(i);
       }

@@ -19,26 +19,27 @@ struct Wide {
 template <class T, int Lanes>
 using Vector = typename Wide<T, Lanes>::type;
 
-// The rows of an array as vectors, of whose lanes the first `width` count. Most rows are read whole, lanes of the next
-// row included; the last ones value by value.
+// The rows of an array as vectors, of whose lanes the first `width` count. A row is read whole, lanes of the next rows
+// included; the last rows, behind which the array ends, have a copy with room behind it. width <= Lanes, or values null.
 template <class T, int Lanes>
-struct Rows {
-  const T* values;
-  int64_t width;
-  int64_t last_whole;  // offset
-
-  Rows(const T* values, int64_t rows, int64_t width) : values(values), width(width), last_whole(rows * width - Lanes) {}
+class Rows {
+ public:
+  Rows(const T* values, int64_t rows, int64_t width) : values_(values), width_(width) {
+    if (!values || width == 0) return;
+    copied_ = std::max<int64_t>(0, rows - (Lanes + width - 1) / width);
+    std::copy(values + copied_ * width, values + rows * width, tail_);
+  }
 
   void load(int64_t row, Vector<T, Lanes>& x) const {
-    const T* at = values + row * width;
-    if (row * width <= last_whole) {
-      std::memcpy(&x, at, sizeof x);
-    } else {
-      x = Vector<T, Lanes>{};
-      for (int64_t c = 0; c < width; ++c) x[c] = at[c];
-    }
+    const T* at = row < copied_ ? values_ + row * width_ : tail_ + (row - copied_) * width_;
+    std::memcpy(&x, at, sizeof x);
   }
-  void prefetch(int64_t row) const { __builtin_prefetch(values + row * width); }
+  void prefetch(int64_t row) const { __builtin_prefetch(values_ + row * width_); }
+
+ private:
+  const T* values_;
+  int64_t width_, copied_ = 0;
+  T tail_[3 * Lanes] = {};  // rows of fewer than Lanes + width values, and Lanes behind the last one's begin
 };
 
 // x where mask is -1, 0 where it is 0: a product would carry NaN and infinity over.
@@ -103,7 +104,7 @@ struct Pass {
 
   const VoxelFeatures<C, F>& a;
   Rows<C, CoordLanes> coords{a.coords, a.num_points, a.dims};
-  Rows<F, FeatLanes ? FeatLanes : 4> feats{a.feats, a.num_points, a.channels};
+  Rows<F, FeatLanes ? FeatLanes : 4> feats{FeatLanes ? a.feats : nullptr, a.num_points, a.channels};
   Majority majority;
   Coord coord_sum[block];
   Feat feat_sum[block];
@@ -112,11 +113,10 @@ struct Pass {
 
   VoxelFault run(int64_t begin, int64_t end) {
     const int64_t first = a.point_offsets[begin], last = a.point_offsets[end];
-    bool inside = true;
-    const int64_t seen = std::min(last + ahead, a.num_points);
-    for (int64_t i = first; i < seen; ++i)
-      inside &= static_cast<uint64_t>(a.order[i]) < static_cast<uint64_t>(a.num_points);
-    if (!inside) return VoxelFault::row;
+    const int64_t seen = std::min(last + ahead, a.num_points), highest = a.num_points - 1;
+    int64_t outside = 0;  // negative if any row or its distance to the highest is
+    for (int64_t i = first; i < seen; ++i) outside |= a.order[i] | (highest - a.order[i]);
+    if (outside < 0) return VoxelFault::row;
     const int64_t lowest = a.labels ? sum<true>(begin, end, first, last) : sum<false>(begin, end, first, last);
     if (lowest < -1) return VoxelFault::label;
     finish(begin, end);
@@ -128,13 +128,18 @@ struct Pass {
     Coord coord_acc{};
     Feat feat_acc{};
     int64_t first_label = -1, other = 0, lowest = 0, v = -1;
+    const int64_t* const order = a.order;
+    const int64_t* const labels = a.labels;
+    const int64_t highest = a.num_points - 1;
+    const Rows<C, CoordLanes> coords(this->coords);  // locals: a store of a sum could change members
+    const auto feats = this->feats;
     for (int64_t from = first, opened = begin; from < last; from += chunk) {
       const int64_t to = std::min(last, from + chunk);
       std::fill_n(begins, chunk, 0);
       for (; opened < end && a.point_offsets[opened] < to; ++opened) ++begins[a.point_offsets[opened] - from];
       for (int64_t i = from; i < to; ++i) {
         const int64_t opens = begins[i - from], mask = opens ? 0 : -1;
-        const int64_t row = a.order[i], later = a.order[std::min(i + ahead, a.num_points - 1)];
+        const int64_t row = order[i], later = order[std::min(i + ahead, highest)];
         v += opens;
         Vector<C, CoordLanes> x;
         coords.prefetch(later);
@@ -151,8 +156,8 @@ struct Pass {
           feat_sum[v] = feat_acc;
         }
         if constexpr (Labels) {
-          __builtin_prefetch(a.labels + later);
-          const int64_t now = a.labels[row];
+          __builtin_prefetch(labels + later);
+          const int64_t now = labels[row];
           first_label = opens ? now : first_label;
           other = (other & mask) | (now ^ first_label);
           lowest = std::min(lowest, now);
