@@ -1,6 +1,28 @@
 """pcseg: segment 3D point clouds and images from few labels."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from pcseg.batch import IGNORE, PointBatch, cat, split
 
+if TYPE_CHECKING:
+    from pcseg.predictor import Predictor
+
 __version__ = "0.1.0"
-__all__ = ["IGNORE", "PointBatch", "__version__", "cat", "split"]
+__all__ = ["IGNORE", "PointBatch", "__version__", "cat", "load", "split"]
+
+
+def load(path: Path | str, device: str | None = None) -> Predictor:
+    """A trained network from a checkpoint or a run folder: ``pcseg.load(path).predict(coords, feats) -> probs``.
+
+    Args:
+        device: None: a GPU where the ops run on one, else the CPU.
+
+    Raises:
+        InputError: no checkpoint there, or a broken one.
+    """
+    from pcseg.predictor import Predictor
+
+    return Predictor.load(path, device)

@@ -94,6 +94,21 @@ def explain(error: ValidationError, values: Any = None) -> str:
     return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 
 
+def leading_path(argv: Sequence[str] | None, what: str, options: type, *, prog: str) -> tuple[Path, list[str]]:
+    """The first argument of a command, which names what it works on, and the rest.
+
+    Raises:
+        InputError: it is missing.
+        SystemExit: 0 after ``--help``.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and not arguments[0].startswith("-"):
+        return Path(arguments[0]), arguments[1:]
+    if {"-h", "--help"} & set(arguments):
+        parse_command(options, ["--help"], prog=prog)
+    raise InputError(f"the first argument is {what}: {prog}")
+
+
 def parse_command(
     options: type[Options],
     argv: Sequence[str] | None = None,

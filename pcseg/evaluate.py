@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from pcseg import ops
-from pcseg.config_file import parse_command
+from pcseg.config_file import leading_path, parse_command
 from pcseg.datasets.scene_folder import find_scenes
 from pcseg.datasets.scene_part import ScenePart, validation_parts
 from pcseg.datasets.voxel_scene import check_trainable
@@ -23,6 +22,8 @@ from pcseg.inference import Protocol
 from pcseg.io.atomic import replacing
 from pcseg.metrics import Scores, confusion_matrix, scores
 from pcseg.predictor import DEFAULT_PROTOCOL, Predictor
+
+PROG = "python -m pcseg.evaluate RUN"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +147,8 @@ class EvaluateOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    model, rest = leading_path(argv, "a run folder or a checkpoint", "pcseg.evaluate", EvaluateOptions)
-    options, _ = parse_command(EvaluateOptions, rest, prog="python -m pcseg.evaluate RUN")
+    model, rest = leading_path(argv, "a run folder or a checkpoint", EvaluateOptions, prog=PROG)
+    options, _ = parse_command(EvaluateOptions, rest, prog=PROG)
     protocol = Protocol.parse(options.protocol)
     predictor = Predictor.load(model, options.device)
     data = predictor.card.config.data
@@ -164,21 +165,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_metrics(evaluation, target)
     print_table(evaluation, ", ".join(part.name for part in parts))
     print(f"{protocol}: mIoU {evaluation.scores.miou:.4f}" + (f"; {target}" if target else ""))
-
-
-def leading_path(argv: Sequence[str] | None, what: str, module: str, options: type) -> tuple[Path, list[str]]:
-    """The first argument of a command, which names what it works on, and the rest.
-
-    Raises:
-        InputError: it is missing.
-        SystemExit: 0 after ``--help``.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and not arguments[0].startswith("-"):
-        return Path(arguments[0]), arguments[1:]
-    if {"-h", "--help"} & set(arguments):
-        parse_command(options, ["--help"], prog=f"python -m {module} {what.split()[-1].upper()}")
-    raise InputError(f"python -m {module}: the first argument is {what}")
 
 
 def _with_bar(predictor: Predictor, parts: Sequence[ScenePart], protocol: Protocol, projection: int) -> Evaluation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol as Interface
 
 import numpy as np
@@ -56,6 +56,12 @@ class TileSettings:
     """A tile with more is seen in quarters."""
     projection: int = 1
     """1: a point has the probabilities of its voxel; k > 1: of the k nearest voxels, weighted by distance."""
+
+    def __post_init__(self) -> None:
+        if self.projection < 1:
+            raise InputError(f"projection: at least 1 voxel, got {self.projection}")
+        if not 0 <= self.overlap <= 0.66:
+            raise InputError(f"overlap: a share in [0, 0.66], got {self.overlap}")
 
 
 class Source(Interface):
@@ -233,14 +239,3 @@ def _ramp(plane: Tensor, low: np.ndarray, high: np.ndarray, margin: float) -> Te
     half = torch.from_numpy((high - low) / 2).float()
     inset = half + margin - (plane - centre).abs()
     return (inset / (2 * margin)).clamp(1e-3, 1.0).prod(1)
-
-
-def with_projection(tiles: TileSettings, projection: int) -> TileSettings:
-    """The same walk with another number of voxels a point asks.
-
-    Raises:
-        InputError: less than one.
-    """
-    if projection < 1:
-        raise InputError(f"projection: at least 1 voxel, got {projection}")
-    return replace(tiles, projection=projection)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 from pcseg.config import TrainConfig
-from pcseg.config_file import load_config, parse_command
+from pcseg.config_file import leading_path, load_config, parse_command
 from pcseg.errors import run_command
 
+PROG = "python -m pcseg.train CONFIG"
 FREE_TO_CHANGE = ("save_every", "prefetch", "eval_every", "eval_protocol")
 """Settings that a resumed run may have different: they do not change what it learns."""
 
@@ -30,12 +31,8 @@ class TrainOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from pcseg.evaluate import leading_path
-
-    path, rest = leading_path(argv, "a config", "pcseg.train", TrainOptions)
-    options, config = parse_command(
-        TrainOptions, rest, default_config=load_config(path), prog="python -m pcseg.train CONFIG"
-    )
+    path, rest = leading_path(argv, "a config", TrainOptions, prog=PROG)
+    options, config = parse_command(TrainOptions, rest, default_config=load_config(path), prog=PROG)
     assert config is not None
     default = path if path.is_dir() else path.parent if path.name == "config.yaml" else Path("runs") / config.name
     train(config, options.run or default, init=options.init, fresh=options.fresh, device=options.device)
