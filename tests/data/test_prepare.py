@@ -1,6 +1,7 @@
 """Scans to scene folders: content, repetition, and what is refused without a trace."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pcseg.datasets.ground import GroundSettings
 from pcseg.datasets.prepare import prepare_scan
 from pcseg.datasets.scene_folder import Scene, find_scenes
 from pcseg.errors import InputError, run_command
+from pcseg.io import scan
 from pcseg.io.ply import write_ply
 from pcseg.label_map import LabelMap
 from tests.io.scans import SAMPLES, file_size_limit, full_disk, left_behind, small_las
@@ -71,6 +73,26 @@ def test_a_second_call_leaves_the_scene_alone_and_a_change_makes_it_anew(tmp_pat
     (tmp_path / "out" / "a" / "intensity.npy").write_bytes(b"damaged")
     assert stamp(ground=GroundSettings(cell=2.0)) != other_file
     assert left_behind(tmp_path / "out") == ["a"]
+
+
+def test_memory_goes_by_the_chunk_and_not_by_the_file(tmp_path):
+    def peak(num_points: int) -> tuple[int, int]:
+        path = tmp_path / f"{num_points}.laz"
+        small_las(path, num_points)
+        classes, confidence = np.zeros(num_points, np.uint8), np.zeros(num_points, np.float32)
+        peaks = []
+        for work in (
+            lambda: prepare_scan(path, tmp_path / "out", chunk_size=5_000, progress=False),
+            lambda: scan.write_predictions(path, tmp_path / "copy.laz", classes, confidence, chunk_size=5_000),
+        ):
+            tracemalloc.start()
+            work()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        return peaks[0], peaks[1]
+
+    small, large = peak(15_000), peak(75_000)
+    assert large[0] < 1.3 * small[0] and large[1] < 1.3 * small[1]
 
 
 def test_features_are_chosen_by_name(tmp_path):
@@ -212,9 +234,9 @@ def test_a_column_name_cannot_lead_out_of_the_folder(tmp_path):
 
 
 def test_ground_of_the_shipped_scan_lies_near_zero(tmp_path):
-    scan = SAMPLES / "ahn3_delft" / "crop_2.laz"
+    sample = SAMPLES / "ahn3_delft" / "crop_2.laz"
     table = LabelMap.from_pairs(["2=ground", "6=building", "default=ignore"])
-    scene = prepare_scan(scan, tmp_path, label_map=table, features=("height_above_ground",), progress=False)
+    scene = prepare_scan(sample, tmp_path, label_map=table, features=("height_above_ground",), progress=False)
     height, labels = np.asarray(scene.column("height_above_ground")), np.asarray(scene.labels)
     assert np.median(np.abs(height[labels == 0])) < 0.05 and np.quantile(np.abs(height[labels == 0]), 0.95) < 0.25
     assert np.median(height[labels == 1]) > 6 and np.quantile(height[labels == 1], 0.05) > 1
