@@ -16,17 +16,17 @@ constexpr int kPanelRows = 6, kPanelVectors = kRegisters == 32 ? 4 : 2;
 template <class T>
 constexpr int kPanelColumns = kPanelVectors* kLanes<T>;
 
-// c[r][0 .. V vectors) += sum over d < depth of a[r][d * a_step] * b[d * b_stride + 0 .. V vectors), for R rows.
+// c[r][0 .. V vectors) += (add) or = sum over d < depth of a[r][d * a_step] * b[d * b_stride + 0 .. V vectors), for R rows.
 template <class T>
 using BlockProduct = void (*)(const T* const* a, int64_t a_step, const T* b, int64_t b_stride, int64_t depth,
-                              T* const* c);
+                              T* const* c, bool add);
 template <class T, int R, int V>
-void block_product(const T* const* a, int64_t a_step, const T* b, int64_t b_stride, int64_t depth, T* const* c) {
+void block_product(const T* const* a, int64_t a_step, const T* b, int64_t b_stride, int64_t depth, T* const* c, bool add) {
   Vector<T> sum[R][V];
   const T* row[R];
   for (int r = 0; r < R; ++r) {
     row[r] = a[r];
-    for (int v = 0; v < V; ++v) sum[r][v] = load(c[r] + v * kLanes<T>);
+    for (int v = 0; v < V; ++v) sum[r][v] = add ? load(c[r] + v * kLanes<T>) : Vector<T>{};
   }
   for (int64_t d = 0; d < depth; ++d, b += b_stride) {
     Vector<T> column[V];
@@ -48,14 +48,15 @@ BlockProduct<T> block_product_of(int rows, int vectors, std::integer_sequence<in
 
 // The product above for any number of rows, `a(r)` and `c(r)` giving their addresses; at most kPanelVectors vectors.
 template <class T, class A, class C>
-void product(int64_t rows, A a, int64_t a_step, const T* b, int64_t b_stride, int vectors, int64_t depth, C c) {
+void product(int64_t rows, A a, int64_t a_step, const T* b, int64_t b_stride, int vectors, int64_t depth, C c,
+             bool add = true) {
   for (int64_t first = 0; first < rows; first += kPanelRows) {
     const int n = static_cast<int>(std::min<int64_t>(kPanelRows, rows - first));
     const T* a_rows[kPanelRows];
     T* c_rows[kPanelRows];
     for (int r = 0; r < n; ++r) a_rows[r] = a(first + r), c_rows[r] = c(first + r);
     block_product_of<T>(n, vectors, std::make_integer_sequence<int, kPanelRows * kPanelVectors>())(
-        a_rows, a_step, b, b_stride, depth, c_rows);
+        a_rows, a_step, b, b_stride, depth, c_rows, add);
   }
 }
 

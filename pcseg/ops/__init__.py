@@ -3,6 +3,7 @@
 from pcseg.ops.gather_neighbors import gather_neighbors
 from pcseg.ops.grid_subsample import VoxelGrid, grid_subsample
 from pcseg.ops.kpconv import kpconv, kpconv_fitting_distance
+from pcseg.ops.linear import linear
 from pcseg.ops.local_geometry import LocalGeometry, height_above_minimum, local_geometry
 from pcseg.ops.neighbor_max import neighbor_max
 from pcseg.ops.neighbor_search import knn, radius_search
@@ -19,6 +20,7 @@ __all__ = [
     "knn",
     "kpconv",
     "kpconv_fitting_distance",
+    "linear",
     "local_geometry",
     "neighbor_max",
     "radius_search",
