@@ -191,7 +191,7 @@ class Unary(nn.Module):
         self.activation = activation
 
     def forward(self, feats: Tensor) -> Tensor:  # (N, C) -> (N, O)
-        out = self.norm(self.linear(feats))
+        out = self.norm(ops.linear(feats, self.linear.weight))
         return activate(out) if self.activation else out
 
 
@@ -263,6 +263,6 @@ class UpsampleUnary(nn.Module):
         upsample: Tensor,  # (N,) int64, row of coarse
     ) -> Tensor:  # (N, O)
         weight = self.linear.weight
-        from_coarse = F.linear(coarse, weight[:, : self.coarse_channels])
-        from_skip = F.linear(skip, weight[:, self.coarse_channels :])
+        from_coarse = ops.linear(coarse, weight[:, : self.coarse_channels])
+        from_skip = ops.linear(skip, weight[:, self.coarse_channels :])
         return activate(self.norm(from_skip + from_coarse.index_select(0, upsample)))

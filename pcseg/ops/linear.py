@@ -15,9 +15,9 @@ def linear(
 ) -> Tensor:  # (N, O)
     """``rows @ weight.T``, as ``torch.nn.functional.linear``.
 
-    float32 and float64 on a CPU run on our kernels: torch's CPU build leaves products to MKL, which reaches half
-    of what a processor with AVX-512 can where it is not Intel's, and whose sums may depend on the number of threads. Everything
-    else (a GPU, autocast, half precision) is torch's.
+    float32 and float64 on a CPU run on our kernels: torch's CPU build leaves products to MKL, which reaches half of
+    what a processor with AVX-512 can where it is not Intel's, and whose sums may depend on the number of threads.
+    Everything else (a GPU, autocast, half precision) is torch's.
 
     Differentiable, once, in both.
 
