@@ -34,6 +34,10 @@ class OnDevice {
   void* stream_ = nullptr;
 };
 
+inline void expect_float(const Tensor& t, const char* op, const char* what) {
+  expect(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double, op, what);
+}
+
 inline Tensor workspace(const Tensor& like, size_t bytes) {
   return empty_like_device(like, {static_cast<int64_t>(bytes)}, ScalarType::Byte);
 }

@@ -17,7 +17,7 @@ struct Inputs {
     expect(support.scalar_type() == type, op, "support must have the dtype of query");
     expect(query.dim() == 2 && support.dim() == 2 && query.size(1) == support.size(1), op,
            "query (M, D), support (N, D)");
-    expect(query.size(1) >= 1 && query.size(1) <= 3, op, "coordinates must be 1D to 3D on a GPU");
+    expect(query.size(1) >= 1 && query.size(1) <= 8, op, "D must be in 1..8");
     expect(query_offsets.dim() == 1 && support_offsets.dim() == 1 && query_offsets.size(0) >= 1 &&
                query_offsets.size(0) == support_offsets.size(0),
            op, "offsets must be (B + 1,), one B for query and support");
@@ -25,7 +25,7 @@ struct Inputs {
            "offsets must be int64");
     constexpr int64_t kMaxRows = std::numeric_limits<int32_t>::max() - 32;
     expect(query.size(0) < kMaxRows && support.size(0) < kMaxRows, op, "at most 2^31 - 34 rows on a GPU");
-    expect(k >= 0, op, "the number of neighbours must not be negative");
+    expect(k >= 1, op, "at least one neighbour");
   }
 
   template <class T>
@@ -44,7 +44,7 @@ struct Inputs {
                               .index = mutable_data<int64_t>(index),
                               .sq_dist = sq_dist ? mutable_data<T>(*sq_dist) : nullptr};
     Tensor memory = workspace(query, neighbor_search_workspace_bytes(a));
-    neighbor_search(a, memory.data_ptr(), device.stream());
+    neighbor_search_cuda(a, memory.data_ptr(), device.stream());
   }
 };
 
@@ -65,6 +65,7 @@ Tensor radius_search(Tensor query, Tensor support, double radius, int64_t max_ne
   Inputs in{query, support, query_offsets, support_offsets, max_neighbors};
   in.check("radius_search");
   Tensor index = empty_like_device(query, {query.size(0), max_neighbors}, ScalarType::Long);
+  expect(radius > 0, "radius_search", "radius must be positive");
   if (query.scalar_type() == ScalarType::Float) {
     const float r = static_cast<float>(radius);
     in.run(r * r, index, nullptr);

@@ -118,5 +118,10 @@ __device__ T warp_max(T value) {
   }
   return value;
 }
+template <class T>
+__device__ T warp_sum(T value) {
+  for (int step = kWarp / 2; step > 0; step /= 2) value += shuffle_xor(value, step);
+  return value;
+}
 
 }  // namespace pcseg::cuda

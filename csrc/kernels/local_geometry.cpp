@@ -69,23 +69,6 @@ void solve(Block& matrices) {
 }
 
 template <int Dims, class T>
-void write(const LocalGeometry<T>& a, int64_t list, const Jacobi3& solved) {
-  int order[3];
-  jacobi_sort(solved, order);
-  double value[Dims], normal[Dims];
-  for (int d = 0; d < Dims; ++d) value[d] = solved.diagonal[order[d]] > 0.0 ? solved.diagonal[order[d]] : 0.0;
-  for (int d = 0; d < Dims; ++d) normal[d] = value[0] > 0.0 ? solved.v[3 * d + order[Dims - 1]] : d == Dims - 1;
-  int last = Dims - 1;
-  while (last > 0 && normal[last] == 0.0) --last;
-  const double sign = normal[last] < 0.0 ? -1.0 : 1.0;
-  for (int d = 0; d < Dims; ++d) {
-    a.eigenvalues[list * Dims + d] = static_cast<T>(value[d]);
-    a.normals[list * Dims + d] = static_cast<T>(sign * normal[d]);
-  }
-  shape_features(value, Dims, normal[Dims - 1], a.features + list * num_shape_features);
-}
-
-template <int Dims, class T>
 bool run(const LocalGeometry<T>& a, const Parallel& parallel) {
   std::atomic<bool> inside{true};
   parallel.ranges(a.num_lists, 256, [&](int64_t begin, int64_t end) {
@@ -98,7 +81,11 @@ bool run(const LocalGeometry<T>& a, const Parallel& parallel) {
         matrices.set(i, matrix);
       }
       solve(matrices);
-      for (int64_t i = 0; i < count; ++i) write<Dims>(a, first + i, matrices.get(i));
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t list = first + i;
+        write_shape<Dims>(matrices.get(i), a.eigenvalues + list * Dims, a.normals + list * Dims,
+                          a.features + list * num_shape_features);
+      }
     }
   });
   return inside;

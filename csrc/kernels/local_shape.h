@@ -78,4 +78,23 @@ PCSEG_HD inline void shape_features(const double* l, int dims, double normal_up,
   out[7] = static_cast<T>(1.0 - std::fabs(normal_up));
 }
 
+// What local_geometry gives of a solved covariance: eigenvalues (Dims) descending, not negative; the unit eigenvector of
+// the least (Dims), its last nonzero component positive, (0, .., 0, 1) where all eigenvalues are 0; the features.
+template <int Dims, class T>
+PCSEG_HD inline void write_shape(const Jacobi3& solved, T* eigenvalues, T* normal, T* features) {
+  int order[3];
+  jacobi_sort(solved, order);
+  double value[Dims], axis[Dims];
+  for (int d = 0; d < Dims; ++d) value[d] = solved.diagonal[order[d]] > 0.0 ? solved.diagonal[order[d]] : 0.0;
+  for (int d = 0; d < Dims; ++d) axis[d] = value[0] > 0.0 ? solved.v[3 * d + order[Dims - 1]] : d == Dims - 1;
+  int last = Dims - 1;
+  while (last > 0 && axis[last] == 0.0) --last;
+  const double sign = axis[last] < 0.0 ? -1.0 : 1.0;
+  for (int d = 0; d < Dims; ++d) {
+    eigenvalues[d] = static_cast<T>(value[d]);
+    normal[d] = static_cast<T>(sign * axis[d]);
+  }
+  shape_features(value, Dims, axis[Dims - 1], features);
+}
+
 }  // namespace pcseg

@@ -1,8 +1,8 @@
-#include "neighbor_search_cuda.h"
-
+#include <cassert>
 #include <limits>
 
 #include "cuda_launch.h"
+#include "neighbor_search_cuda.h"
 #include "point_tree.h"
 
 namespace pcseg {
@@ -51,11 +51,11 @@ struct NearestList {
 };
 
 // One warp's search for one query; every lane holds the same values unless said otherwise.
-template <class T, int R>
+template <class T, int Axes, int R>
 class Search {
  public:
-  __device__ Search(const PointTree<T>& tree, const T* point, int64_t begin, int64_t end)
-      : tree_(tree), point_{point[0], point[1], point[2]}, begin_(begin), end_(end) {}
+  __device__ Search(const PointTree<T, Axes>& tree, const T (&point)[Axes], int64_t begin, int64_t end)
+      : tree_(tree), point_(point), begin_(begin), end_(end) {}
 
   // The best `width` candidates that come after `floor` and before `limit`. The leaf `start` is scanned first.
   __device__ NearestList<T, R> nearest(int width, int start, const Candidate<T>& floor, const Candidate<T>& limit) {
@@ -107,9 +107,10 @@ class Search {
     sq_dist = 0;
     if (in_cloud) {
       const int at = tree_.levels.first[level] + node;
-      sq_dist = squared_norm(outside(point_[0], tree_.low[0][at], tree_.high[0][at]),
-                             outside(point_[1], tree_.low[1][at], tree_.high[1][at]),
-                             outside(point_[2], tree_.low[2][at], tree_.high[2][at]));
+      T difference[Axes];
+#pragma unroll
+      for (int d = 0; d < Axes; ++d) difference[d] = outside(point_[d], tree_.low[d][at], tree_.high[d][at]);
+      sq_dist = squared_norm(difference);
     }
     return __ballot_sync(kAllLanes, in_cloud);
   }
@@ -121,9 +122,10 @@ class Search {
     Candidate<T> mine{0, kNobody};
     bool better = at >= begin_ && at < end_;
     if (better) {
-      mine = {squared_norm(tree_.coords[0][at] - point_[0], tree_.coords[1][at] - point_[1],
-                           tree_.coords[2][at] - point_[2]),
-              tree_.row[at]};
+      T difference[Axes];
+#pragma unroll
+      for (int d = 0; d < Axes; ++d) difference[d] = tree_.coords[d][at] - point_[d];
+      mine = {squared_norm(difference), tree_.row[at]};
       better = mine < worst && floor < mine;
     }
     unsigned waiting = __ballot_sync(kAllLanes, better);
@@ -136,14 +138,14 @@ class Search {
     }
   }
 
-  const PointTree<T>& tree_;
-  const T point_[kMaxDim];
+  const PointTree<T, Axes>& tree_;
+  const T (&point_)[Axes];
   const int64_t begin_, end_;  // places of the cloud's points in curve order
 };
 
 // The leaf whose run along the curve holds `key`, found 32 leaves or nodes at a time.
-template <class T>
-__device__ int leaf_of(const PointTree<T>& tree, uint64_t key) {
+template <class T, int Axes>
+__device__ int leaf_of(const PointTree<T, Axes>& tree, uint64_t key) {
   int node = 0;
   for (int level = tree.levels.num_levels - 1; level >= 0; --level) {
     const int child = node * kFanOut + lane_id();
@@ -157,22 +159,20 @@ __device__ int leaf_of(const PointTree<T>& tree, uint64_t key) {
 
 // R: list places a lane holds. Self: the queries are the points of the tree, taken in curve order, so that the warps of
 // a block walk through the same leaves.
-template <class T, int R, bool Self>
-__global__ void __launch_bounds__(kThreads) search_kernel(NeighborSearch<T> a, PointTree<T> tree) {
+template <class T, int Axes, int R, bool Self>
+__global__ void __launch_bounds__(kThreads) search_kernel(NeighborSearch<T> a, PointTree<T, Axes> tree) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   for (int64_t task = thread_in_grid() / kWarp; task < a.num_query; task += threads_in_grid() / kWarp) {
     const int64_t query = Self ? tree.row[task] : task;
     const int64_t cloud = cloud_of(a.query_offsets, a.num_clouds, query);
-    T point[kMaxDim] = {};
-    bool somewhere = true;
-    for (int d = 0; d < a.dim; ++d) {
-      point[d] = a.query[query * a.dim + d];
-      somewhere = somewhere && point[d] - point[d] == 0;
-    }
-    int64_t begin = 0, end = 0;
-    if (somewhere && cloud >= 0 && cloud < a.num_clouds) {
-      begin = max(a.support_offsets[cloud], int64_t{0});
-      end = min(a.support_offsets[cloud + 1], int64_t{tree.num_points});
+    assert(cloud >= 0 && cloud < a.num_clouds);
+    int64_t begin = a.support_offsets[cloud], end = a.support_offsets[cloud + 1];
+    assert(0 <= begin && begin <= end && end <= tree.num_points);
+    T point[Axes];
+#pragma unroll
+    for (int d = 0; d < Axes; ++d) {
+      point[d] = d < a.dim ? a.query[query * a.dim + d] : T(0);
+      if (!(point[d] - point[d] == 0)) end = begin;  // not finite: no neighbours
     }
     int start = 0;
     if (begin < end)
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kThreads) search_kernel(NeighborSearch<T> a, P
     // Squared distances end below infinity: row -1 comes before every row at that distance.
     const Candidate<T> limit{a.max_sq_dist, a.max_sq_dist < kInfinity ? kNobody : -1};
     Candidate<T> floor{-1, -1};
-    Search<T, R> search(tree, point, begin, end);
+    Search<T, Axes, R> search(tree, point, begin, end);
     for (int64_t done = 0; done < a.k; done += kWarp * R) {
       const int width = static_cast<int>(min(a.k - done, int64_t{kWarp * R}));
       const NearestList<T, R> list = search.nearest(width, start, floor, limit);
@@ -199,15 +199,25 @@ __global__ void __launch_bounds__(kThreads) search_kernel(NeighborSearch<T> a, P
   }
 }
 
+template <class T, int Axes>
+void run(const NeighborSearch<T>& a, void* workspace, void* stream) {
+  const PointTree<T, Axes> tree = build_point_tree<T, Axes>(a.support, a.support_offsets, a.num_support, a.num_clouds,
+                                                            static_cast<int>(a.dim), workspace, stream);
+  auto kernel = search_kernel<T, Axes, 2, false>;
+  if constexpr (Axes == 3) {  // more dimensions are rare and get one kernel for everything
+    const bool self = a.query == a.support && a.num_query == a.num_support;
+    if (a.k <= kWarp)
+      kernel = self ? search_kernel<T, Axes, 1, true> : search_kernel<T, Axes, 1, false>;
+    else if (self)
+      kernel = search_kernel<T, Axes, 2, true>;
+  }
+  launch("neighbor_search", kernel, blocks_for(a.num_query * kWarp, kThreads), kThreads, 0, stream, a, tree);
+}
+
 template <class T>
 void run(const NeighborSearch<T>& a, void* workspace, void* stream) {
   if (a.num_query == 0 || a.k == 0) return;
-  const PointTree<T> tree = build_point_tree(a.support, a.support_offsets, a.num_support, a.num_clouds,
-                                             static_cast<int>(a.dim), workspace, stream);
-  const bool self = a.query == a.support && a.num_query == a.num_support;
-  const auto kernel = a.k <= kWarp ? (self ? search_kernel<T, 1, true> : search_kernel<T, 1, false>)
-                                   : (self ? search_kernel<T, 2, true> : search_kernel<T, 2, false>);
-  launch("neighbor_search", kernel, blocks_for(a.num_query * kWarp, kThreads), kThreads, 0, stream, a, tree);
+  return a.dim <= 3 ? run<T, 3>(a, workspace, stream) : run<T, kMaxDim>(a, workspace, stream);
 }
 
 }  // namespace
@@ -215,13 +225,17 @@ void run(const NeighborSearch<T>& a, void* workspace, void* stream) {
 
 template <class T>
 size_t neighbor_search_workspace_bytes(const NeighborSearch<T>& a) {
-  return cuda::point_tree_bytes<T>(a.num_support, a.num_clouds, static_cast<int>(a.dim));
+  const int dim = static_cast<int>(a.dim);
+  return dim <= 3 ? cuda::point_tree_bytes<T, 3>(a.num_support, a.num_clouds, dim)
+                  : cuda::point_tree_bytes<T, cuda::kMaxDim>(a.num_support, a.num_clouds, dim);
 }
 template size_t neighbor_search_workspace_bytes(const NeighborSearch<float>& a);
 template size_t neighbor_search_workspace_bytes(const NeighborSearch<double>& a);
 
-void neighbor_search(const NeighborSearch<float>& a, void* workspace, void* stream) { cuda::run(a, workspace, stream); }
-void neighbor_search(const NeighborSearch<double>& a, void* workspace, void* stream) {
+void neighbor_search_cuda(const NeighborSearch<float>& a, void* workspace, void* stream) {
+  cuda::run(a, workspace, stream);
+}
+void neighbor_search_cuda(const NeighborSearch<double>& a, void* workspace, void* stream) {
   cuda::run(a, workspace, stream);
 }
 

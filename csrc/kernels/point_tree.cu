@@ -1,6 +1,6 @@
 #include "point_tree.h"
 
-#include <cmath>
+#include <cassert>
 #include <limits>
 
 #include "cuda_launch.h"
@@ -12,21 +12,21 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kBoundsBlocks = 128;
 
-template <class T>
+template <class T, int Axes>
 struct Box {
-  T low[kMaxDim], high[kMaxDim];
+  T low[Axes], high[Axes];
 };
 
-template <class T>
-__device__ void extend(Box<T>& box, int d, T low, T high) {
+template <class T, int Axes>
+__device__ void extend(Box<T, Axes>& box, int d, T low, T high) {
   if (low < box.low[d]) box.low[d] = low;  // false for NaN
   if (high > box.high[d]) box.high[d] = high;
 }
 
-template <class T>
-__device__ Box<T> empty_box() {
-  Box<T> box;
-  for (int d = 0; d < kMaxDim; ++d) {
+template <class T, int Axes>
+__device__ Box<T, Axes> empty_box() {
+  Box<T, Axes> box;
+  for (int d = 0; d < Axes; ++d) {
     box.low[d] = std::numeric_limits<T>::infinity();
     box.high[d] = -std::numeric_limits<T>::infinity();
   }
@@ -34,10 +34,10 @@ __device__ Box<T> empty_box() {
 }
 
 // The same box in thread 0 of the block as if its threads' boxes were joined. All threads of the block take part.
-template <class T>
-__device__ Box<T> join_block(Box<T> box) {
-  __shared__ Box<T> shared[kThreads / kWarp];
-  for (int d = 0; d < kMaxDim; ++d) {
+template <class T, int Axes>
+__device__ Box<T, Axes> join_block(Box<T, Axes> box) {
+  __shared__ Box<T, Axes> shared[kThreads / kWarp];
+  for (int d = 0; d < Axes; ++d) {
     box.low[d] = warp_min(box.low[d]);
     box.high[d] = warp_max(box.high[d]);
   }
@@ -45,15 +45,15 @@ __device__ Box<T> join_block(Box<T> box) {
   __syncthreads();
   if (threadIdx.x == 0)
     for (int warp = 1; warp < kThreads / kWarp; ++warp)
-      for (int d = 0; d < kMaxDim; ++d) extend(box, d, shared[warp].low[d], shared[warp].high[d]);
+      for (int d = 0; d < Axes; ++d) extend(box, d, shared[warp].low[d], shared[warp].high[d]);
   return box;
 }
 
 // parts[block] = box of the finite coordinates among the block's share.
-template <class T>
+template <class T, int Axes>
 __global__ void __launch_bounds__(kThreads)
-    bounds_kernel(const T* coords, int64_t num_points, int dim, Box<T>* parts) {
-  Box<T> box = empty_box<T>();
+    bounds_kernel(const T* coords, int64_t num_points, int dim, Box<T, Axes>* parts) {
+  Box<T, Axes> box = empty_box<T, Axes>();
   for (int64_t i = thread_in_grid(); i < num_points; i += threads_in_grid())
     for (int d = 0; d < dim; ++d) {
       const T coord = coords[i * dim + d];
@@ -64,10 +64,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // One block: joins the parts and decides the grid.
-template <class T>
+template <class T, int Axes>
 __global__ void __launch_bounds__(kThreads)
-    frame_kernel(const Box<T>* parts, int num_parts, int64_t num_clouds, int dim, CurveFrame<T>* frame) {
-  Box<T> box = empty_box<T>();
+    frame_kernel(const Box<T, Axes>* parts, int num_parts, int64_t num_clouds, int dim, CurveFrame<T>* frame) {
+  Box<T, Axes> box = empty_box<T, Axes>();
   for (int part = threadIdx.x; part < num_parts; part += kThreads)
     for (int d = 0; d < dim; ++d) extend(box, d, parts[part].low[d], parts[part].high[d]);
   box = join_block(box);
@@ -91,31 +91,32 @@ __global__ void __launch_bounds__(kThreads)
   const CurveFrame<T> frame = *frame_of_device;
   for (int64_t i = thread_in_grid(); i < num_points; i += threads_in_grid()) {
     const int64_t cloud = cloud_of(offsets, num_clouds, i);
-    key[i] = curve_key(coords + i * frame.dim, cloud < 0 ? num_clouds : cloud, frame);
+    assert(cloud >= 0 && cloud < num_clouds);
+    key[i] = curve_key(coords + i * frame.dim, cloud, frame);
     row[i] = static_cast<int32_t>(i);
   }
 }
 
 // The arrays of a PointTree while they are written.
-template <class T>
+template <class T, int Axes>
 struct TreeArrays {
-  T* coords[kMaxDim];
+  T* coords[Axes];
   int32_t* row;
-  T* low[kMaxDim];
-  T* high[kMaxDim];
+  T* low[Axes];
+  T* high[Axes];
   int32_t* lowest_row;
 };
 
 // One warp a node, one lane a child: joins the lanes' boxes and rows and writes them as node `node`.
-template <class T>
-__device__ void write_node(const TreeArrays<T>& tree, int64_t node, Box<T> box, int32_t row) {
-  for (int d = 0; d < kMaxDim; ++d) {
+template <class T, int Axes>
+__device__ void write_node(const TreeArrays<T, Axes>& tree, int64_t node, Box<T, Axes> box, int32_t row) {
+  for (int d = 0; d < Axes; ++d) {
     box.low[d] = warp_min(box.low[d]);
     box.high[d] = warp_max(box.high[d]);
   }
   row = warp_min(row);
   if (lane_id() != 0) return;
-  for (int d = 0; d < kMaxDim; ++d) {
+  for (int d = 0; d < Axes; ++d) {
     tree.low[d][node] = box.low[d];
     tree.high[d][node] = box.high[d];
   }
@@ -123,16 +124,16 @@ __device__ void write_node(const TreeArrays<T>& tree, int64_t node, Box<T> box, 
 }
 
 // Brings the points into curve order (tree.row holds it) and boxes every leaf.
-template <class T>
+template <class T, int Axes>
 __global__ void __launch_bounds__(kThreads)
-    leaf_kernel(const T* coords, int64_t num_points, int dim, const int32_t* order, TreeArrays<T> tree,
+    leaf_kernel(const T* coords, int64_t num_points, int dim, const int32_t* order, TreeArrays<T, Axes> tree,
                 int64_t num_leaves) {
   for (int64_t leaf = thread_in_grid() / kWarp; leaf < num_leaves; leaf += threads_in_grid() / kWarp) {
     const int64_t at = leaf * kFanOut + lane_id();
     const bool exists = at < num_points;
     const int32_t row = exists ? order[at] : std::numeric_limits<int32_t>::max();
-    Box<T> box = empty_box<T>();
-    for (int d = 0; d < kMaxDim; ++d) {
+    Box<T, Axes> box = empty_box<T, Axes>();
+    for (int d = 0; d < Axes; ++d) {
       const T coord = exists && d < dim ? coords[int64_t{row} * dim + d] : T(0);
       tree.coords[d][at] = coord;
       if (exists) extend(box, d, coord, coord);
@@ -143,34 +144,34 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Boxes the nodes first .. first + count - 1 over their children, which begin at `child`.
-template <class T>
+template <class T, int Axes>
 __global__ void __launch_bounds__(kThreads)
-    node_kernel(TreeArrays<T> tree, int first, int count, int child, int num_children) {
+    node_kernel(TreeArrays<T, Axes> tree, int first, int count, int child, int num_children) {
   for (int64_t node = thread_in_grid() / kWarp; node < count; node += threads_in_grid() / kWarp) {
     const int64_t below = node * kFanOut + lane_id();
-    Box<T> box = empty_box<T>();
+    Box<T, Axes> box = empty_box<T, Axes>();
     int32_t row = std::numeric_limits<int32_t>::max();
     if (below < num_children) {
-      for (int d = 0; d < kMaxDim; ++d) extend(box, d, tree.low[d][child + below], tree.high[d][child + below]);
+      for (int d = 0; d < Axes; ++d) extend(box, d, tree.low[d][child + below], tree.high[d][child + below]);
       row = tree.lowest_row[child + below];
     }
     write_node(tree, first + node, box, row);
   }
 }
 
-template <class T>
+template <class T, int Axes>
 struct Workspace {
-  Box<T>* parts;
+  Box<T, Axes>* parts;
   CurveFrame<T>* frame;
   uint64_t *key, *sorted_key;
   int32_t *row, *order;
   unsigned char* sort;
   size_t sort_bytes;
-  TreeArrays<T> tree;
+  TreeArrays<T, Axes> tree;
 
   Workspace(Arena& arena, int64_t num_points, const TreeLevels& levels, int bits) {
     const int64_t padded = int64_t{levels.count[0]} * kFanOut;
-    parts = arena.take<Box<T>>(kBoundsBlocks);
+    parts = arena.take<Box<T, Axes>>(kBoundsBlocks);
     frame = arena.take<CurveFrame<T>>(1);
     key = arena.take<uint64_t>(num_points);
     sorted_key = arena.take<uint64_t>(num_points);
@@ -178,7 +179,7 @@ struct Workspace {
     order = arena.take<int32_t>(num_points);
     sort_bytes = sort_workspace_bytes(num_points, bits);
     sort = arena.take<unsigned char>(static_cast<int64_t>(sort_bytes));
-    for (int d = 0; d < kMaxDim; ++d) {
+    for (int d = 0; d < Axes; ++d) {
       tree.coords[d] = arena.take<T>(padded);
       tree.low[d] = arena.take<T>(levels.num_nodes);
       tree.high[d] = arena.take<T>(levels.num_nodes);
@@ -189,41 +190,43 @@ struct Workspace {
 };
 
 int key_bits(int64_t num_clouds, int dim) {
-  return curve_bits(num_clouds, dim) * dim + bits_for(static_cast<uint64_t>(num_clouds) + 1);
+  return std::max(1, curve_bits(num_clouds, dim) * dim + bits_for(static_cast<uint64_t>(num_clouds)));
 }
 
 }  // namespace
 
-template <class T>
+template <class T, int Axes>
 size_t point_tree_bytes(int64_t num_points, int64_t num_clouds, int dim) {
   Arena arena(nullptr);
-  const Workspace<T> counted(arena, num_points, tree_levels(num_points), key_bits(num_clouds, dim));
+  const Workspace<T, Axes> counted(arena, num_points, tree_levels(num_points), key_bits(num_clouds, dim));
   return arena.used();
 }
 
-template <class T>
-PointTree<T> build_point_tree(const T* coords, const int64_t* offsets, int64_t num_points, int64_t num_clouds, int dim,
-                              void* workspace, void* stream) {
+template <class T, int Axes>
+PointTree<T, Axes> build_point_tree(const T* coords, const int64_t* offsets, int64_t num_points, int64_t num_clouds,
+                                    int dim, void* workspace, void* stream) {
   constexpr auto what = "point_tree";
   const TreeLevels levels = tree_levels(num_points);
   const int bits = key_bits(num_clouds, dim);
   Arena arena(workspace);
-  const Workspace<T> w(arena, num_points, levels, bits);
+  const Workspace<T, Axes> w(arena, num_points, levels, bits);
   if (num_points > 0) {
     const unsigned blocks = blocks_for(num_points, kThreads), parts = std::min<unsigned>(blocks, kBoundsBlocks);
-    launch(what, bounds_kernel<T>, parts, kThreads, 0, stream, coords, num_points, dim, w.parts);
-    launch(what, frame_kernel<T>, 1, kThreads, 0, stream, w.parts, static_cast<int>(parts), num_clouds, dim, w.frame);
+    launch(what, bounds_kernel<T, Axes>, parts, kThreads, 0, stream, coords, num_points, dim, w.parts);
+    launch(what, frame_kernel<T, Axes>, 1, kThreads, 0, stream, w.parts, static_cast<int>(parts), num_clouds, dim,
+           w.frame);
     launch(what, key_kernel<T>, blocks, kThreads, 0, stream, coords, offsets, num_points, num_clouds, w.frame, w.key,
            w.row);
     sort_pairs(w.key, w.sorted_key, w.row, w.order, num_points, bits, w.sort, w.sort_bytes, stream);
-    launch(what, leaf_kernel<T>, blocks_for(int64_t{levels.count[0]} * kWarp, kThreads), kThreads, 0, stream, coords,
-           num_points, dim, w.order, w.tree, int64_t{levels.count[0]});
+    const auto warps = [](int64_t count) { return blocks_for(count * kWarp, kThreads); };
+    launch(what, leaf_kernel<T, Axes>, warps(levels.count[0]), kThreads, 0, stream, coords, num_points, dim, w.order,
+           w.tree, int64_t{levels.count[0]});
     for (int level = 1; level < levels.num_levels; ++level)
-      launch(what, node_kernel<T>, blocks_for(int64_t{levels.count[level]} * kWarp, kThreads), kThreads, 0, stream,
-             w.tree, levels.first[level], levels.count[level], levels.first[level - 1], levels.count[level - 1]);
+      launch(what, node_kernel<T, Axes>, warps(levels.count[level]), kThreads, 0, stream, w.tree, levels.first[level],
+             levels.count[level], levels.first[level - 1], levels.count[level - 1]);
   }
-  PointTree<T> tree{};
-  for (int d = 0; d < kMaxDim; ++d) {
+  PointTree<T, Axes> tree{};
+  for (int d = 0; d < Axes; ++d) {
     tree.coords[d] = w.tree.coords[d];
     tree.low[d] = w.tree.low[d];
     tree.high[d] = w.tree.high[d];
@@ -237,9 +240,12 @@ PointTree<T> build_point_tree(const T* coords, const int64_t* offsets, int64_t n
   return tree;
 }
 
-template size_t point_tree_bytes<float>(int64_t, int64_t, int);
-template size_t point_tree_bytes<double>(int64_t, int64_t, int);
-template PointTree<float> build_point_tree(const float*, const int64_t*, int64_t, int64_t, int, void*, void*);
-template PointTree<double> build_point_tree(const double*, const int64_t*, int64_t, int64_t, int, void*, void*);
+#define PCSEG_POINT_TREE(T, Axes)                                     \
+  template size_t point_tree_bytes<T, Axes>(int64_t, int64_t, int); \
+  template PointTree<T, Axes> build_point_tree(const T*, const int64_t*, int64_t, int64_t, int, void*, void*);
+PCSEG_POINT_TREE(float, 3)
+PCSEG_POINT_TREE(double, 3)
+PCSEG_POINT_TREE(float, kMaxDim)
+PCSEG_POINT_TREE(double, kMaxDim)
 
 }  // namespace pcseg::cuda

@@ -16,7 +16,7 @@ namespace pcseg::cuda {
 constexpr int kFanOut = 32;
 constexpr int kLogFanOut = 5;
 constexpr int kMaxLevels = 6;  // 32^6 leaves' worth of top nodes is beyond 2^31 points
-constexpr int kMaxDim = 3;
+constexpr int kMaxDim = 8;
 
 // Where a cell of the curve's grid lies; decided on the device from the finite coordinates.
 template <class T>
@@ -77,7 +77,7 @@ PCSEG_HD inline int bits_for(uint64_t count) {
 
 // Bits per axis: 20, fewer where clouds need them.
 PCSEG_HD inline int curve_bits(int64_t num_clouds, int dim) {
-  const int left = (64 - bits_for(static_cast<uint64_t>(num_clouds) + 1)) / dim;
+  const int left = (64 - bits_for(static_cast<uint64_t>(num_clouds))) / dim;
   return left < 20 ? left : 20;
 }
 
@@ -101,14 +101,14 @@ inline TreeLevels tree_levels(int64_t num_points) {
   return levels;
 }
 
-// Pointers into device memory. A point has three coordinates; those beyond `dim` are 0 and change no distance.
-template <class T>
+// Pointers into device memory. A point has Axes coordinates; those beyond `dim` are 0 and change no distance.
+template <class T, int Axes>
 struct PointTree {
-  const T* coords[kMaxDim];    // (leaves * 32), in curve order, clouds one after the other
+  const T* coords[Axes];       // (leaves * 32), in curve order, clouds one after the other
   const int32_t* row;          // (leaves * 32) each point's row in the input
   const uint64_t* key;         // (num_points)
-  const T* low[kMaxDim];       // (num_nodes) each node's box
-  const T* high[kMaxDim];
+  const T* low[Axes];          // (num_nodes) each node's box
+  const T* high[Axes];
   const int32_t* lowest_row;   // (num_nodes) the smallest row below a node
   const CurveFrame<T>* frame;
   TreeLevels levels;
@@ -116,9 +116,11 @@ struct PointTree {
 };
 
 // Squared distance with one rounding an operation and in this order on every device: ties fall alike everywhere.
-template <class T>
-PCSEG_HD inline T squared_norm(T x, T y, T z) {
-  return x * x + y * y + z * z;
+template <int Axes, class T>
+PCSEG_HD inline T squared_norm(const T (&x)[Axes]) {
+  T sum = x[0] * x[0];
+  for (int d = 1; d < Axes; ++d) sum += x[d] * x[d];
+  return sum;
 }
 
 // Distance from a coordinate to an interval. Rounding keeps order, so the squared distance to a box computed from it is
@@ -142,11 +144,12 @@ PCSEG_HD inline bool operator<(const Candidate<T>& a, const Candidate<T>& b) {
   return a.sq_dist < b.sq_dist || (a.sq_dist == b.sq_dist && a.row < b.row);
 }
 
-// coords (num_points, dim) row-major, dim 1 to 3; offsets (num_clouds + 1). num_points below 2^31 - 32.
-template <class T>
+// coords (num_points, dim) row-major; offsets (num_clouds + 1) from 0 to num_points, ascending, else a device-side
+// assertion fails. num_points below 2^31 - 32; Axes 3 or kMaxDim, at least dim.
+template <class T, int Axes>
 size_t point_tree_bytes(int64_t num_points, int64_t num_clouds, int dim);
-template <class T>
-PointTree<T> build_point_tree(const T* coords, const int64_t* offsets, int64_t num_points, int64_t num_clouds, int dim,
-                              void* workspace, void* stream);
+template <class T, int Axes>
+PointTree<T, Axes> build_point_tree(const T* coords, const int64_t* offsets, int64_t num_points, int64_t num_clouds,
+                                    int dim, void* workspace, void* stream);
 
 }  // namespace pcseg::cuda

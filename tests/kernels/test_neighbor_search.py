@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from ops.search_cases import SEARCH_CASES
 from torch import Tensor
 
 KERNELS = Path(__file__).parents[2] / "csrc" / "kernels"
-needs_schema = pytest.mark.skipif(not hasattr(torch.ops.pcseg, "knn"), reason="needs the CPU's knn: its schema")
+# Of the CPU's cases those with few points.
+SHARED = ("4d", "5d", "6d", "7d", "8d", "k_beyond_all", "not_finite_query", "nothing_finite", "tiny", "huge")
 
 
 def brute_force(
@@ -84,7 +86,6 @@ KINDS = (
 )  # fmt: skip
 
 
-@needs_schema
 @pytest.mark.parametrize("dim", [1, 2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_brute_force(cuda_ops, kind: str, dim: int) -> None:
@@ -100,7 +101,15 @@ def test_equals_brute_force(cuda_ops, kind: str, dim: int) -> None:
         assert torch.equal(index, brute_force(query, support, k, *offsets, float(radius * radius))[0])
 
 
-@needs_schema
+@pytest.mark.parametrize("case", SHARED)
+def test_equals_cpu(cuda_ops, case: str) -> None:
+    query, support, k, *offsets = SEARCH_CASES[case]()
+    for found, expected in zip(
+        cuda_ops.knn(query, support, k, *offsets), torch.ops.pcseg.knn(query, support, k, *offsets)
+    ):
+        assert torch.equal(found, expected)
+
+
 def test_order_of_threads(cuda_ops, thread_order: str) -> None:
     query, support, k, query_offsets, support_offsets = make("self_in_clouds", 3, torch.float32)
     offsets = torch.tensor(query_offsets), torch.tensor(support_offsets)
