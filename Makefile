@@ -18,7 +18,6 @@ DATA ?= data/ahn3
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.installed
-AHN3 := $(DATA)/crop_1 $(DATA)/crop_2
 
 .PHONY: train test test-all test-scatter lint install clean
 .DEFAULT_GOAL := train
@@ -33,8 +32,10 @@ $(STAMP): pyproject.toml setup.py $(wildcard csrc/kernels/* csrc/bindings/*)
 train: $(STAMP)
 	$(PY) -m data_prep.las samples/ahn3_delft/*.laz --out $(DATA) --config configs/ahn3/kpconv.py
 	$(PY) -m pcseg.train configs/ahn3/kpconv.py --run $(RUN)
-	$(PY) -m pcseg.evaluate $(RUN)
-	$(PY) -m pcseg.predict $(RUN) samples/ahn3_delft/crop_2.laz -o $(RUN)/predictions
+	$(PY) -m pcseg.predict $(RUN) samples/ahn3_delft/crop_2.laz -o $(RUN)/predictions --votes 4
+	$(PY) -m pcseg.evaluate $(RUN) --protocol full/votes=4/scene
+	@echo "curves, checkpoints and metrics.json: $(RUN)"
+	@echo "crop_2, classified as if it had no labels: $(RUN)/predictions"
 
 test: $(STAMP) lint
 	$(PY) -m pytest -m "not slow"

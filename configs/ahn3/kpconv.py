@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pcseg.config import AugmentConfig, CropConfig, DataConfig, KPConvConfig, OptimConfig, TrainConfig
+from pcseg.config import AugmentConfig, CropConfig, DataConfig, KPConvConfig, LossConfig, OptimConfig, TrainConfig
 
 
 def config() -> TrainConfig:
@@ -15,11 +15,13 @@ def config() -> TrainConfig:
             class_names=("other", "ground", "building"),
             label_map={1: 0, 2: 1, 6: 2, 9: -1, 26: -1},  # water and bridges are ignored
             features=("height_above_ground", "intensity", "return_number", "number_of_returns"),
-            crop=CropConfig(max_voxels=12_000),
+            crop=CropConfig(max_voxels=14_000),
             augment=AugmentConfig(rotate=True, flip=0.5, scale=(0.9, 1.1), jitter=0.02, feature_dropout=0.1),
         ),
-        model=KPConvConfig(voxel_size=0.5, num_levels=4, width=64),
+        model=KPConvConfig(voxel_size=0.4, num_levels=4, width=32),
+        loss=LossConfig(lovasz=0.5),
         optim=OptimConfig(lr=5e-3, weight_decay=1e-2),
-        steps=400,
+        steps=1200,
+        average=0.99,
         time_limit=290.0,
     )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pcseg.config import AugmentConfig, CropConfig, DataConfig, KPConvConfig, OptimConfig, TrainConfig
+from pcseg.config import AugmentConfig, CropConfig, DataConfig, KPConvConfig, LossConfig, OptimConfig, TrainConfig
 
 
 def config() -> TrainConfig:
@@ -18,8 +18,10 @@ def config() -> TrainConfig:
             crop=CropConfig(max_voxels=12_000),
             augment=AugmentConfig(rotate=True, flip=0.5, scale=(0.9, 1.1), jitter=0.02, feature_dropout=0.1),
         ),
-        model=KPConvConfig(voxel_size=0.3, num_levels=4, width=64),
+        model=KPConvConfig(voxel_size=0.3, num_levels=4, width=32),
+        loss=LossConfig(lovasz=1.0),
         optim=OptimConfig(lr=5e-3, weight_decay=1e-2),
-        steps=400,
+        steps=1000,
+        average=0.99,
         time_limit=240.0,
     )
