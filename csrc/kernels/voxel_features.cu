@@ -34,15 +34,9 @@ __global__ void __launch_bounds__(kThreads) barycentre_kernel(VoxelFeatures<C, F
   for (int64_t i = thread_in_grid(); i < a.num_voxels * a.dims; i += threads_in_grid()) {
     const int64_t d = i % a.dims;
     const Points points = points_of(a, i / a.dims);
-    if (points.begin == points.end) {
-      a.out_coords[i] = 0;
-      continue;
-    }
-    const double origin = a.coords[row_of(a, points.begin) * a.dims + d];
     double sum = 0;
-    for (int64_t p = points.begin; p < points.end; ++p)
-      sum += static_cast<double>(a.coords[row_of(a, p) * a.dims + d]) - origin;
-    a.out_coords[i] = static_cast<C>(origin + sum / static_cast<double>(points.end - points.begin));
+    for (int64_t p = points.begin; p < points.end; ++p) sum += static_cast<double>(a.coords[row_of(a, p) * a.dims + d]);
+    a.out_coords[i] = static_cast<C>(sum / static_cast<double>(max(points.end - points.begin, int64_t{1})));
   }
 }
 
