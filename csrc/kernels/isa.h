@@ -20,7 +20,8 @@ Isa limit_isa(Isa cap);
 
 }  // namespace pcseg
 
-#if defined(__x86_64__)
+// PCSEG_ONE_ISA: only the version called portable, whatever flags it is compiled with (the sanitizer tests).
+#if defined(__x86_64__) && !defined(PCSEG_ONE_ISA)
 #define PCSEG_KERNEL(...)                                                                                              \
   namespace portable { __VA_ARGS__; }                                                                                  \
   namespace avx2 { __VA_ARGS__; }                                                                                      \
