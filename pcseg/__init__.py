@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pcseg.batch import IGNORE, PointBatch, cat, split
-
 if TYPE_CHECKING:
+    from pcseg.batch import IGNORE, PointBatch, cat, split
     from pcseg.predictor import Predictor
 
 __version__ = "0.1.0"
@@ -26,3 +26,10 @@ def load(path: Path | str, device: str | None = None) -> Predictor:
     from pcseg.predictor import Predictor
 
     return Predictor.load(path, device)
+
+
+def __getattr__(name: str):
+    # At first use, so that what needs no torch (pcseg.numpy_ops in many worker processes) does not wait for it.
+    if name in __all__:
+        return getattr(importlib.import_module("pcseg.batch"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,7 +29,7 @@ GROUPS = (
     {"datasets", "metrics"},
     {"config", "config_file", "checkpoint"},
     {"label_map", "pyramid", "images", "io"},
-    {"ops"},
+    {"ops", "numpy_ops"},
     {"batch", "errors"},
 )  # fmt: skip
 RANK = {name: rank for rank, group in enumerate(GROUPS) for name in group}

@@ -6,14 +6,6 @@
 namespace pcseg::bindings {
 namespace {
 
-void check_offsets(const char* op, const Tensor& offsets, int64_t rows) {
-  const int64_t* o = data<int64_t>(offsets);
-  const int64_t clouds = offsets.size(0) - 1;
-  bool ascending = o[0] == 0 && o[clouds] == rows;
-  for (int64_t b = 0; b < clouds; ++b) ascending &= o[b] <= o[b + 1];
-  expect(ascending, op, "offsets must ascend from 0 to the number of rows");
-}
-
 // Dense coordinates and offsets that fit each other.
 struct Clouds {
   Tensor query, support, query_offsets, support_offsets;
@@ -25,13 +17,9 @@ struct Clouds {
     expect(query.size(1) >= 1 && query.size(1) <= 8, op, "D must be in 1..8");
     expect(query.scalar_type() == support.scalar_type(), op, "query and support must have one dtype");
     expect(query.size(0) < INT32_MAX && support.size(0) < INT32_MAX, op, "at most 2^31 - 2 rows");
-    expect(query_offsets.dim() == 1 && support_offsets.dim() == 1 && query_offsets.size(0) >= 1 &&
-               query_offsets.size(0) == support_offsets.size(0),
-           op, "query_offsets and support_offsets must be (B + 1,)");
-    expect(query_offsets.scalar_type() == ScalarType::Long && support_offsets.scalar_type() == ScalarType::Long, op,
-           "offsets must be int64");
-    check_offsets(op, query_offsets, query.size(0));
-    check_offsets(op, support_offsets, support.size(0));
+    expect_cloud_offsets(query_offsets, query.size(0), op);
+    expect_cloud_offsets(support_offsets, support.size(0), op);
+    expect(query_offsets.size(0) == support_offsets.size(0), op, "query and support must have one number of clouds");
     expect(k >= 1, op, "at least one neighbour");
   }
 

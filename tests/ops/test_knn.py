@@ -221,12 +221,12 @@ ERRORS = {
     "offsets_short": (
         {"support_offsets": torch.tensor([0, 4])},
         ValueError,
-        "offsets must ascend from 0 to the number",
+        "offsets must run from 0 to the number of rows",
     ),
     "offsets_descend": (
         {"query_offsets": torch.tensor([0, 6, 5]), "support_offsets": torch.tensor([0, 5, 5])},
         ValueError,
-        "offsets must ascend from 0 to the number of rows",
+        "knn: offsets must ascend",
     ),
 }
 
