@@ -45,7 +45,7 @@ def tile_scan(scan: Path, target: Path, points: int) -> int:
             for axis, steps in (("X", copy % columns), ("Y", copy // columns)):
                 index = "XY".index(axis)
                 shift = round(steps * extent[index] / source.header.scales[index])
-                part.array[axis] += shift
+                setattr(part, axis, getattr(part, axis) + shift)
             writer.write_points(part)
     return copies * len(source.points)
 
