@@ -47,7 +47,8 @@ def build() -> Path:
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "build.ninja").write_text("\n".join(lines) + "\n")
     ninja = shutil.which("ninja") or str(Path(sysconfig.get_path("scripts")) / "ninja")
-    done = subprocess.run([ninja, "-f", str(BUILD / "build.ninja")], capture_output=True, text=True)
+    jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+    done = subprocess.run([ninja, "-f", str(BUILD / "build.ninja"), "-j", jobs], capture_output=True, text=True)
     assert done.returncode == 0, f"the CUDA kernels do not build for a CPU:\n{done.stdout}{done.stderr}"
     return library
 

@@ -20,6 +20,7 @@
 #define __shared__ static
 #define __restrict__
 #define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
 
 using cudaError_t = int;
 using cudaStream_t = void*;
