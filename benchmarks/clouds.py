@@ -33,22 +33,22 @@ class Clouds:
         return ops.voxel_features(grid, coords=coords).coords
 
     @cache  # noqa: B019
-    def room(self) -> Tensor:  # (324k, 3)
+    def room(self, density: int = 1) -> Tensor:  # (density * 324k, 3)
         """An office: floor, ceiling, walls, tables and clutter, sampled at random, 2 mm of noise, shuffled."""
         rng = np.random.default_rng(0)
         width, depth, height = 8.0, 6.0, 3.0
-        parts = [_rectangle(rng, 55_000, (0, 0, z), (width, 0, 0), (0, depth, 0)) for z in (0.0, height)]
+        parts = [_rectangle(rng, density * 55_000, (0, 0, z), (width, 0, 0), (0, depth, 0)) for z in (0.0, height)]
         for x in (0.0, width):
-            parts.append(_rectangle(rng, 27_000, (x, 0, 0), (0, depth, 0), (0, 0, height)))
+            parts.append(_rectangle(rng, density * 27_000, (x, 0, 0), (0, depth, 0), (0, 0, height)))
         for y in (0.0, depth):
-            parts.append(_rectangle(rng, 35_000, (0, y, 0), (width, 0, 0), (0, 0, height)))
+            parts.append(_rectangle(rng, density * 35_000, (0, y, 0), (width, 0, 0), (0, 0, height)))
         for _ in range(45):
             corner = rng.uniform((0, 0, 0), (width - 1.2, depth - 1.2, 1.2))
             size = rng.uniform(0.1, 1.2, 3)
             edges = np.diag(size)
             for a, b, c in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
                 for side in (0, 1):
-                    parts.append(_rectangle(rng, 333, corner + side * edges[c], edges[a], edges[b]))
+                    parts.append(_rectangle(rng, density * 333, corner + side * edges[c], edges[a], edges[b]))
         points = np.concatenate(parts)
         points += rng.normal(scale=0.002, size=points.shape)
         return torch.from_numpy(rng.permutation(points).astype(np.float32))
