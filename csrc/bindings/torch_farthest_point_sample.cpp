@@ -17,6 +17,7 @@ int64_t run(const Tensor& coords, const Tensor& offsets, const Tensor& sample_of
                                        .start = data<int64_t>(start),
                                        .num_points = coords.size(0),
                                        .num_clouds = offsets.size(0) - 1,
+                                       .num_samples = samples.size(0),
                                        .dim = coords.size(1),
                                        .samples = mutable_data<int64_t>(samples)},
                                       torch_threads());

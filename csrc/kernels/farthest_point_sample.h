@@ -11,7 +11,7 @@ namespace pcseg {
 // coords (num_points, dim) row-major, finite, dim 1 to 8, fewer than 2^31 - 1 rows; offsets and sample_offsets
 // (num_clouds + 1) from 0, ascending, where no cloud has more samples than rows; start (num_clouds) the row within its
 // cloud that comes first, inside the cloud wherever a sample is wanted.
-// samples (sample_offsets[num_clouds]): rows of coords, cloud after cloud, each row at most once: first the start, then
+// samples (num_samples, the last of sample_offsets): rows of coords, cloud after cloud, each row at most once: first the start, then
 // always the row, of those not yet chosen, with the largest squared distance to the nearest that is, ties to the lower
 // row. Squared distances are ((dx dx + dy dy) + dz dz), each operation rounded to T.
 template <class T>
@@ -22,6 +22,7 @@ struct FarthestPointSample {
   const int64_t* start;
   int64_t num_points;
   int64_t num_clouds;
+  int64_t num_samples;
   int64_t dim;
   int64_t* samples;
 };
