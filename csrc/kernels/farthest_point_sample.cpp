@@ -265,9 +265,13 @@ template <class T>
 int64_t first_not_finite(const FarthestPointSample<T>& a, const Parallel& parallel) {
   std::atomic<int64_t> first{a.num_points};
   parallel.ranges(a.num_points, 1 << 14, [&](int64_t begin, int64_t end) {
-    int64_t i = begin * a.dim;
-    while (i < end * a.dim && a.coords[i] - a.coords[i] == 0) ++i;
-    int64_t row = i / a.dim, known = first;
+    const T *x = a.coords + begin * a.dim, *last = a.coords + end * a.dim;
+    for (int bad = 0; last - x >= 256 && bad == 0;) {
+      for (int i = 0; i < 256; ++i) bad |= !(x[i] - x[i] == 0);
+      if (bad == 0) x += 256;
+    }
+    while (x < last && *x - *x == 0) ++x;
+    int64_t row = (x - a.coords) / a.dim, known = first;
     while (row < end && row < known && !first.compare_exchange_weak(known, row)) {
     }
   });
