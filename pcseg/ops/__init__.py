@@ -1,5 +1,6 @@
 """Point-cloud operations: C++ and CUDA kernels behind pure functions on tensors."""
 
+from pcseg.ops.farthest_point_sample import farthest_point_sample
 from pcseg.ops.gather_neighbors import gather_neighbors
 from pcseg.ops.grid_subsample import VoxelGrid, grid_subsample
 from pcseg.ops.kpconv import kpconv, kpconv_fitting_distance
@@ -14,6 +15,7 @@ __all__ = [
     "LocalGeometry",
     "VoxelFeatures",
     "VoxelGrid",
+    "farthest_point_sample",
     "gather_neighbors",
     "grid_subsample",
     "height_above_minimum",
