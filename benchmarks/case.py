@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import ModuleType
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Case:
     """Raises where our result is wrong; run once, not timed."""
 
 
-def optional(module: str) -> ModuleType | None:
+def optional(module: str) -> Any:
     """The module, or None where it is not installed."""
     try:
         return importlib.import_module(module)

@@ -16,7 +16,7 @@ SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 
 
 class Clouds:
-    """Each input is made once. Coordinates are float32, metres, recentred; rows keep the order they were recorded in."""
+    """Each input is made once. Coordinates are float32, metres, recentred; rows are in the order of recording."""
 
     @cache  # noqa: B019 (one object a process)
     def ahn3(self) -> Tensor:  # (849k, 3)

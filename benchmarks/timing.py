@@ -81,9 +81,7 @@ def measure(case: Case, repeats: int, peers: bool) -> dict:
         for name, call in contenders.items():
             if turn < 3 or name == "pcseg" or times[name][0] < LONG_S:
                 times[name].append(seconds(call))
-    return {
-        name: summary(times[name]) | {"peak_mib": round(peak[name] / 2**20, 1)} for name in contenders
-    }
+    return {name: summary(times[name]) | {"peak_mib": round(peak[name] / 2**20, 1)} for name in contenders}
 
 
 def copy_bandwidth() -> float:
@@ -99,7 +97,9 @@ def peak_flops() -> float:
 
     a, b = torch.randn(8192, 256), torch.randn(256, 256)
     count = 2 * a.shape[0] * a.shape[1] * b.shape[0]
-    best = min(seconds(lambda call=call: call(a, b)) for call in (torch.nn.functional.linear, ops.linear) for _ in range(7))
+    best = min(
+        seconds(lambda call=call: call(a, b)) for call in (torch.nn.functional.linear, ops.linear) for _ in range(7)
+    )
     return count / best
 
 
@@ -120,7 +120,13 @@ def main(options: dict) -> None:
         ours = timed.pop("pcseg")
         floor = 1e3 * max(case.bytes_moved / bandwidth, case.flops / flops)
         rows.append(
-            {"op": case.op, "variant": case.variant, "input": case.input, "rows": case.rows, "floor_ms": round(floor, 4)}
+            {
+                "op": case.op,
+                "variant": case.variant,
+                "input": case.input,
+                "rows": case.rows,
+                "floor_ms": round(floor, 4),
+            }
             | {"ours": ours, "peers": timed}
         )
         best = min(((t["median_ms"], name) for name, t in timed.items()), default=None)

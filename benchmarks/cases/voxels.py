@@ -62,8 +62,9 @@ def cases(clouds: Clouds) -> Iterator[Case]:
             mine = ops.voxel_features(grid, coords, feats, labels)
             theirs, votes, voxel = with_numpy(coords.numpy(), feats.numpy(), labels.numpy(), size)
             np.testing.assert_array_equal(grid.voxel_of_point.numpy(), voxel)
+            assert mine.labels is not None and mine.feats is not None
             np.testing.assert_array_equal(mine.labels.numpy(), votes)
-            np.testing.assert_allclose(np.concatenate([mine.coords, mine.feats], 1), theirs, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(torch.cat([mine.coords, mine.feats], 1).numpy(), theirs, rtol=1e-4, atol=1e-4)
 
         yield Case(
             op="grid_subsample",

@@ -178,15 +178,18 @@ template <class T, int Axes>
 size_t workspace_bytes(const FarthestPointSample<T>& a) {
   Arena arena(nullptr);
   const Buckets<T, Axes> counted(arena, a.num_points, a.num_clouds);
-  return arena.used() + point_tree_bytes<T, Axes>(a.num_points, a.num_clouds, static_cast<int>(a.dim));
+  arena.take<char>(static_cast<int64_t>(point_tree_bytes<T, Axes>(a.num_points)));
+  return arena.used() + point_tree_workspace_bytes<T, Axes>(a.num_points, a.num_clouds, static_cast<int>(a.dim));
 }
 
 template <class T, int Axes>
 void sample(const FarthestPointSample<T>& a, void* workspace, void* stream) {
   Arena arena(workspace);
   const Buckets<T, Axes> buckets(arena, a.num_points, a.num_clouds);
-  const PointTree<T, Axes> tree = build_point_tree<T, Axes>(a.coords, a.offsets, a.num_points, a.num_clouds,
-                                                            static_cast<int>(a.dim), arena.take<char>(0), stream);
+  void* memory = arena.take<char>(static_cast<int64_t>(point_tree_bytes<T, Axes>(a.num_points)));
+  const PointTree<T, Axes> tree =
+      build_point_tree<T, Axes>(a.coords, a.offsets, a.num_points, a.num_clouds, static_cast<int>(a.dim), memory,
+                                arena.take<char>(0), stream);
   const int64_t warps = a.num_points / a.num_clouds / kWarp / kBucketsPerWarp;
   const int threads = static_cast<int>(std::clamp<int64_t>(warps, 1, kMaxThreads / kWarp)) * kWarp;
   launch("farthest_point_sample", sample_kernel<T, Axes>, blocks_for(a.num_clouds, 1), threads, 0, stream, a, tree,

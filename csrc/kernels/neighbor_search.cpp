@@ -2,7 +2,9 @@
 
 #include <cmath>
 #include <memory>
+#include <vector>
 
+#include "aligned_array.h"
 #include "leaf_walk.h"
 #include "nearest_list.h"
 
@@ -301,13 +303,26 @@ class Search {
   bool self_;
 };
 
+template <class T>
+PointIndex<T> build(const T* coords, const int64_t* offsets, int64_t points, bool with_boxes, const NeighborSearch<T>& a,
+                    AlignedArray<unsigned char>& memory, const Parallel& parallel) {
+  memory = AlignedArray<unsigned char>(
+      static_cast<int64_t>(PointIndexLayout(points, a.num_clouds, a.dim, sizeof(T), with_boxes).bytes));
+  build_point_index({coords, offsets, points, a.num_clouds, a.dim, with_boxes, memory.data()}, parallel);
+  return {memory.data(), points, a.num_clouds, a.dim, with_boxes};
+}
+
 template <class T, int D>
 void search(const NeighborSearch<T>& a, const Parallel& parallel) {
   const bool self = a.query == a.support && a.query_offsets == a.support_offsets && a.num_query == a.num_support;
-  const PointIndex<T> index(a.support, a.support_offsets, a.num_clouds, a.dim, true, parallel);
-  std::unique_ptr<PointIndex<T>> other;
-  if (!self) other.reset(new PointIndex<T>(a.query, a.query_offsets, a.num_clouds, a.dim, false, parallel));
-  const PointIndex<T>& queries = self ? index : *other;
+  AlignedArray<unsigned char> index_memory, query_memory;
+  const auto* given = static_cast<const unsigned char*>(a.support_index);
+  const PointIndex<T> index =
+      given ? PointIndex<T>(given, a.num_support, a.num_clouds, a.dim, true)
+            : build(a.support, a.support_offsets, a.num_support, true, a, index_memory, parallel);
+  const PointIndex<T> other =
+      self ? index : build(a.query, a.query_offsets, a.num_query, false, a, query_memory, parallel);
+  const PointIndex<T>& queries = self ? index : other;
   const Search<T, D> search(a, index, queries);
 
   std::vector<std::unique_ptr<Workspace<T>>> workspaces(parallel.threads());
@@ -325,7 +340,14 @@ void search(const NeighborSearch<T>& a, const Parallel& parallel) {
       search.run(leaf, cloud, *workspaces[worker]);
     }
   });
-  for (const int32_t row : queries.left_out()) search.write(row, 0, nullptr, nullptr);
+  // Queries that are not finite are in no leaf.
+  parallel.ranges(a.num_query, 65536, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      T zero = 0;
+      for (int64_t d = 0; d < a.dim; ++d) zero += a.query[row * a.dim + d] * T(0);
+      if (!(zero == 0)) search.write(static_cast<int32_t>(row), 0, nullptr, nullptr);
+    }
+  });
 }
 
 }  // namespace

@@ -7,12 +7,13 @@ from pcseg.ops.kpconv import kpconv, kpconv_fitting_distance
 from pcseg.ops.linear import linear
 from pcseg.ops.local_geometry import LocalGeometry, height_above_minimum, local_geometry
 from pcseg.ops.neighbor_max import neighbor_max
-from pcseg.ops.neighbor_search import knn, radius_search
+from pcseg.ops.neighbor_search import PointIndex, knn, point_index, radius_search
 from pcseg.ops.segment_reduce import segment_reduce
 from pcseg.ops.voxel_features import VoxelFeatures, voxel_features
 
 __all__ = [
     "LocalGeometry",
+    "PointIndex",
     "VoxelFeatures",
     "VoxelGrid",
     "farthest_point_sample",
@@ -25,6 +26,7 @@ __all__ = [
     "linear",
     "local_geometry",
     "neighbor_max",
+    "point_index",
     "radius_search",
     "segment_reduce",
     "voxel_features",
