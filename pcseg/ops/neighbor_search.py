@@ -33,7 +33,7 @@ def point_index(
         ValueError, TypeError: as :func:`knn`.
     """
     offsets, _ = _check("point_index", coords, coords, offsets, offsets)
-    return PointIndex(coords.detach(), offsets, call(torch.ops.pcseg.point_index, coords.detach(), offsets))
+    return PointIndex(coords, offsets, call(torch.ops.pcseg.point_index, coords.detach(), offsets))
 
 
 def knn(
