@@ -18,12 +18,15 @@ SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 class Clouds:
     """Each input is made once. Coordinates are float32, metres, recentred; rows are in the order of recording."""
 
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+
     @cache  # noqa: B019 (one object a process)
     def ahn3(self) -> Tensor:  # (849k, 3)
         """The whole AHN3 sample: airborne, about 20 points a square metre."""
         parts = [laspy.read(SAMPLES / "ahn3_delft" / f"crop_{i}.laz").xyz for i in (1, 2)]
         xyz = np.concatenate(parts)
-        return torch.from_numpy(np.ascontiguousarray(xyz - xyz.mean(0), dtype=np.float32))
+        return torch.from_numpy(np.ascontiguousarray(xyz - xyz.mean(0), dtype=np.float32)).to(self.device)
 
     @cache  # noqa: B019
     def ahn3_voxels(self) -> Tensor:  # (about 280k, 3)
@@ -51,7 +54,7 @@ class Clouds:
                     parts.append(_rectangle(rng, density * 333, corner + side * edges[c], edges[a], edges[b]))
         points = np.concatenate(parts)
         points += rng.normal(scale=0.002, size=points.shape)
-        return torch.from_numpy(rng.permutation(points).astype(np.float32))
+        return torch.from_numpy(rng.permutation(points).astype(np.float32)).to(self.device)
 
     @cache  # noqa: B019
     def lidar(self) -> Tensor:  # (about 86k, 3)
@@ -76,13 +79,13 @@ class Clouds:
                 distance = np.where(hit & (enter < distance), enter, distance)
         seen = distance < 100
         points = rays[seen] * (distance[seen] + rng.normal(scale=0.02, size=seen.sum()))[:, None]
-        return torch.from_numpy(points.astype(np.float32))
+        return torch.from_numpy(points.astype(np.float32)).to(self.device)
 
     @cache  # noqa: B019
     def cube(self, points: int) -> Tensor:  # (points, 3)
-        """Uniform in a box of one unit's density, shuffled: for scaling from thousands to millions."""
+        """Uniform, one point to a unit of volume, shuffled: for scaling from thousands to millions."""
         generator = torch.Generator().manual_seed(2)
-        return torch.rand(points, 3, generator=generator) * points ** (1 / 3)
+        return (torch.rand(points, 3, generator=generator) * points ** (1 / 3)).to(self.device)
 
     @cache  # noqa: B019
     def image(self) -> Tensor:  # (480, 640, 3) uint8
@@ -93,7 +96,7 @@ class Clouds:
         region = np.argmin((y[..., None] - sites[:, 0]) ** 2 + (x[..., None] - sites[:, 1]) ** 2, axis=-1)
         shade = 20 * np.sin(x / 90)[..., None] * np.cos(y / 70)[..., None]
         image = colours[region] + shade + rng.normal(scale=4, size=(480, 640, 3))
-        return torch.from_numpy(image.clip(0, 255).astype(np.uint8))
+        return torch.from_numpy(image.clip(0, 255).astype(np.uint8)).to(self.device)
 
 
 def _rectangle(rng: np.random.Generator, count: int, corner, edge, other_edge) -> np.ndarray:  # (count, 3)

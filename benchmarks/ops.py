@@ -38,6 +38,8 @@ class Args:
     """Cap of the instruction set: portable, avx2 or avx512."""
     repeats: int = 7
     peers: bool = True
+    budget_s: float = 1e9
+    """No further case begins after so many seconds at one number of threads."""
     out: Path = Path("benchmarks/results")
 
 
@@ -63,7 +65,7 @@ def run(args: Args, threads: int) -> list[dict]:
     cores = sorted(os.sched_getaffinity(0))[:threads] if args.device == "cpu" else sorted(os.sched_getaffinity(0))
     with tempfile.NamedTemporaryFile(suffix=".json") as result:
         options = {"only": args.only, "input": args.input, "device": args.device, "repeats": args.repeats}
-        options |= {"peers": args.peers, "threads": threads, "out": result.name}
+        options |= {"peers": args.peers, "threads": threads, "out": result.name, "budget_s": args.budget_s}
         command = [sys.executable, "-m", "benchmarks.timing", json.dumps(options)]
         subprocess.run(command, env=environment, check=True, preexec_fn=lambda: os.sched_setaffinity(0, cores))
         return json.loads(Path(result.name).read_text())

@@ -36,16 +36,17 @@ def cases(clouds: Clouds) -> Iterator[Case]:
     points = points[:40_000].contiguous()  # a part of the room: voxels come in order of x
     neighbors = ops.radius_search(points, points, 0.1, NEIGHBORS)
     sigma = 0.04
-    kernel = torch.tensor(kernel_points(KERNEL_POINTS, 3), dtype=torch.float32) * sigma
+    kernel = torch.tensor(kernel_points(KERNEL_POINTS, 3), dtype=torch.float32).to(points) * sigma
     # Pairs (point, kernel point) that some neighbour meets, and meetings: about two a neighbour.
-    ones = torch.ones(len(points), 1)
-    each = reference.kpconv(points, points, neighbors, ones, torch.eye(KERNEL_POINTS).unsqueeze(1), kernel, sigma)
+    ones, unit = torch.ones_like(points[:, :1]), torch.eye(KERNEL_POINTS).unsqueeze(1).to(points)
+    each = reference.kpconv(points, points, neighbors, ones, unit, kernel, sigma)
     rows, meetings = int((each > 0).sum()), 2 * int((neighbors < len(points)).sum())
     for channels in (64, 128):
         generator = torch.Generator().manual_seed(1)
-        feats = torch.randn(len(points), channels, generator=generator).requires_grad_()
-        weights = torch.randn(KERNEL_POINTS, channels, channels, generator=generator).div_(30).requires_grad_()
-        upstream = torch.randn(len(points), channels, generator=generator)
+        feats = torch.randn(len(points), channels, generator=generator).to(points).requires_grad_()
+        weights = torch.randn(KERNEL_POINTS, channels, channels, generator=generator).to(points).div_(30)
+        weights.requires_grad_()
+        upstream = torch.randn(len(points), channels, generator=generator).to(points)
 
         def run(layer: Callable[..., Tensor], feats=feats, weights=weights, upstream=upstream) -> Callable[[], object]:
             def call() -> object:
@@ -60,7 +61,7 @@ def cases(clouds: Clouds) -> Iterator[Case]:
             "torch, chunked": run(lambda *args: chunked(reference.kpconv, *args)),
             "torch, compiled": run(compiled),
         }
-        if open3d_ml:
+        if open3d_ml and not points.is_cuda:
             module = open3d_ml.KPConv(KERNEL_POINTS, 3, channels, channels, sigma, 1.5 * sigma)
 
             def theirs(module=module, feats=feats, upstream=upstream) -> object:

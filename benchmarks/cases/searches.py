@@ -21,30 +21,38 @@ def morton_order(coords: Tensor) -> Tensor:  # (N,)
     """Rows along a Morton curve of 2^21 cells an axis: a sorted input is what a k-d tree likes best."""
     unit = (coords - coords.amin(0)) / (coords.amax(0) - coords.amin(0)).amax()
     cell = (unit.double() * ((1 << 21) - 1)).long()
-    key = torch.zeros(len(cell), dtype=torch.int64)
+    key = torch.zeros_like(cell[:, 0])
     for bit in range(21):
         for axis in range(3):
             key |= (cell[:, axis] >> bit & 1) << (3 * bit + axis)
     return key.argsort()
 
 
+def brute_force(query: Tensor, support: Tensor, k: int) -> Tensor:
+    """What a GPU does without an index: all distances, in chunks, and the smallest of each row."""
+    rows = max(1, (1 << 28) // len(support))
+    return torch.cat([torch.cdist(part, support).topk(k, largest=False).indices for part in query.split(rows)])
+
+
 def knn_peers(query: Tensor, support: Tensor, k: int) -> dict[str, Callable[[], object]]:
     peers: dict[str, Callable[[], object]] = {}
+    if torch_cluster:
+        peers["torch-cluster"] = lambda: torch_cluster.knn(support, query, k)
+    if query.is_cuda:
+        few = len(query) * len(support) < 2e11  # beyond, all pairs take minutes
+        return peers | ({"torch cdist + topk": lambda: brute_force(query, support, k)} if few else {})
     q, s = query.numpy(), support.numpy()
-    sorted_q, sorted_s = (x[morton_order(x)].numpy() for x in (query, support))
     threads = torch.get_num_threads()
     if pykdtree:
-        for name, x, y in (("pykdtree", q, s), ("pykdtree, sorted", sorted_q, sorted_s)):
-            peers[name] = lambda x=x, y=y: pykdtree.KDTree(y).query(x, k=k)
+        peers["pykdtree"] = lambda: pykdtree.KDTree(s).query(q, k=k)
     if pynanoflann:
-        for name, x, y in (("pynanoflann", q, s), ("pynanoflann, sorted", sorted_q, sorted_s)):
 
-            def nanoflann(x: np.ndarray = x, y: np.ndarray = y) -> object:
-                tree = pynanoflann.KDTree(n_neighbors=k, metric="L2")
-                tree.fit(y)
-                return tree.kneighbors(x, n_jobs=threads)
+        def nanoflann() -> object:
+            tree = pynanoflann.KDTree(n_neighbors=k, metric="L2")
+            tree.fit(s)
+            return tree.kneighbors(q, n_jobs=threads)
 
-            peers[name] = nanoflann
+        peers["pynanoflann"] = nanoflann
     if scipy_spatial:
         peers["scipy"] = lambda: scipy_spatial.cKDTree(s).query(q, k=k, workers=threads)
     if neighbors:
@@ -58,13 +66,13 @@ def knn_peers(query: Tensor, support: Tensor, k: int) -> dict[str, Callable[[], 
             return search.knn_search(x, k)
 
         peers["open3d"] = open3d_knn
-    if torch_cluster:
-        peers["torch-cluster"] = lambda: torch_cluster.knn(support, query, k)
     return peers
 
 
 def radius_peers(coords: Tensor, radius: float, most: int) -> dict[str, Callable[[], object]]:
     peers: dict[str, Callable[[], object]] = {}
+    if coords.is_cuda:
+        return peers
     points = coords.numpy()
     if open3d:
         x = open3d.core.Tensor.from_numpy(points)
@@ -92,8 +100,9 @@ def radius_peers(coords: Tensor, radius: float, most: int) -> dict[str, Callable
 
 def agrees_with_scipy(query: Tensor, support: Tensor, k: int) -> None:
     sample = torch.randperm(len(query), generator=torch.Generator().manual_seed(0))[:2000]
-    found = ops.knn(query, support, k)[1][sample].double().sqrt().numpy()
-    wanted = scipy_spatial.cKDTree(support.double().numpy()).query(query[sample].double().numpy(), k=k)[0]
+    found = ops.knn(query, support, k)[1].cpu()[sample].double().sqrt().numpy()
+    tree = scipy_spatial.cKDTree(support.double().cpu().numpy())
+    wanted = tree.query(query.cpu()[sample].double().numpy(), k=k)[0]
     np.testing.assert_allclose(found, wanted.reshape(found.shape), rtol=1e-4, atol=1e-6)
 
 
@@ -111,18 +120,21 @@ def knn_case(variant: str, name: str, query: Tensor, support: Tensor, k: int, wi
 
 
 def cases(clouds: Clouds) -> Iterator[Case]:
+    room = clouds.room()
     inputs = {
         "ahn3": (clouds.ahn3(), 1.5),
         "ahn3 voxels": (clouds.ahn3_voxels(), 1.5),
-        "room": (clouds.room(), 0.1),
+        "room": (room, 0.1),
+        "room, sorted": (room[morton_order(room)], 0.1),
         "lidar": (clouds.lidar(), 0.5),
     }
     for name, (coords, _) in inputs.items():
         for k in (16, 32):
             yield knn_case("self", name, coords, coords, k)
         generator = torch.Generator().manual_seed(0)
-        near = coords[torch.randperm(len(coords), generator=generator)]
-        near = near + 0.05 * torch.randn(near.shape, generator=generator)
+        near = coords + 0.05 * torch.randn(coords.shape, generator=generator).to(coords)
+        if "sorted" not in name:
+            near = near[torch.randperm(len(coords), generator=generator).to(coords.device)]
         for k in (1, 3, 16):
             yield knn_case("cross", name, near, coords, k)
     for name, (coords, radius) in inputs.items():

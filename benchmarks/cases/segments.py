@@ -28,7 +28,7 @@ def differentiated(forward: Callable[[Tensor], Tensor], values: Tensor, upstream
 
 def peers(values: Tensor, offsets: Tensor, reduce: str, upstream: Tensor) -> dict[str, Callable[[], object]]:
     segments, lengths = len(offsets) - 1, offsets.diff()
-    segment = torch.repeat_interleave(torch.arange(segments), lengths)
+    segment = torch.repeat_interleave(lengths)
     wide = segment.unsqueeze(1).expand_as(values)
     ways: dict[str, Callable[[Tensor], Tensor]] = {
         "torch scatter_reduce": lambda x: x.new_zeros(segments, CHANNELS).scatter_reduce(
@@ -50,8 +50,8 @@ def cases(clouds: Clouds) -> Iterator[Case]:
     for name, size in (("ahn3", 1.0), ("lidar", 0.5)):
         grid = ops.grid_subsample(getattr(clouds, name)(), size)
         offsets, rows = grid.point_offsets, len(grid.order)
-        values = torch.randn(rows, CHANNELS, generator=generator)
-        upstream = torch.randn(len(offsets) - 1, CHANNELS, generator=generator)
+        values = torch.randn(rows, CHANNELS, generator=generator).to(clouds.device)
+        upstream = torch.randn(len(offsets) - 1, CHANNELS, generator=generator).to(clouds.device)
         for reduce in ("sum", "mean", "max"):
             yield Case(
                 op="segment_reduce",

@@ -31,6 +31,8 @@ def with_numpy(coords: np.ndarray, feats: np.ndarray, labels: np.ndarray, size: 
 
 
 def peers(coords: Tensor, feats: Tensor, labels: Tensor, size: float) -> dict[str, Callable[[], object]]:
+    if coords.is_cuda:
+        return {}
     arrays = coords.numpy(), feats.numpy(), labels.numpy()
     found: dict[str, Callable[[], object]] = {"numpy": lambda: with_numpy(*arrays, size)}
     if open3d:
@@ -49,9 +51,9 @@ def cases(clouds: Clouds) -> Iterator[Case]:
         "lidar": (clouds.lidar(), 0.2),
     }
     for name, (coords, size) in inputs.items():
-        feats = torch.rand(len(coords), 3, generator=generator)
+        feats = torch.rand(len(coords), 3, generator=generator).to(coords)
         labels = (coords[:, 0] / (20 * size)).floor().long() % CLASSES  # regions, as labels of a scan have
-        labels[torch.rand(len(coords), generator=generator) < 0.02] = 0
+        labels[torch.rand(len(coords), generator=generator).to(coords) < 0.02] = 0
 
         def ours(coords: Tensor = coords, feats: Tensor = feats, labels: Tensor = labels, size: float = size) -> object:
             grid = ops.grid_subsample(coords, size)
@@ -60,11 +62,13 @@ def cases(clouds: Clouds) -> Iterator[Case]:
         def check(coords: Tensor = coords, feats: Tensor = feats, labels: Tensor = labels, size: float = size) -> None:
             grid = ops.grid_subsample(coords, size)
             mine = ops.voxel_features(grid, coords, feats, labels)
-            theirs, votes, voxel = with_numpy(coords.numpy(), feats.numpy(), labels.numpy(), size)
-            np.testing.assert_array_equal(grid.voxel_of_point.numpy(), voxel)
+            theirs, votes, voxel = with_numpy(coords.cpu().numpy(), feats.cpu().numpy(), labels.cpu().numpy(), size)
+            np.testing.assert_array_equal(grid.voxel_of_point.cpu().numpy(), voxel)
             assert mine.labels is not None and mine.feats is not None
-            np.testing.assert_array_equal(mine.labels.numpy(), votes)
-            np.testing.assert_allclose(torch.cat([mine.coords, mine.feats], 1).numpy(), theirs, rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(mine.labels.cpu().numpy(), votes)
+            np.testing.assert_allclose(
+                torch.cat([mine.coords, mine.feats], 1).cpu().numpy(), theirs, rtol=1e-4, atol=1e-4
+            )
 
         yield Case(
             op="grid_subsample",
