@@ -76,7 +76,8 @@ class Search {
   static constexpr T kMax = std::numeric_limits<T>::max();
   static constexpr int kFew = 3;     // neighbours for which a leaf close by bounds the distance well
   static constexpr int kSeeds = 3;   // such leaves
-  static constexpr int kLooseLeaves = 48;  // more than these, and a closer bound is worth a search
+  // Leaves around a group beyond which a closer bound is worth a search.
+  static constexpr int kManyLeaves = 80, kManyLeavesOfFew = 48;
 
   using Point = typename LeafWalk<T, D>::Point;
   struct Found {  // candidates in a buffer of the workspace
@@ -164,11 +165,13 @@ class Search {
   void search_group(int64_t query_leaf, int begin, int end, const CloudRange& range, Workspace<T>& w) const {
     const T* coords = queries_.coords(query_leaf);
     Point low, high, centre;
+    const Mask lanes = (kAllLanes >> (kGroup - end)) & (kAllLanes << begin);
     for (int d = 0; d < dim(); ++d) {
-      const auto [least, most] = std::minmax_element(coords + d * kFanOut + begin, coords + d * kFanOut + end);
-      low.x[d] = Lanes<T>::fill(*least);
-      high.x[d] = Lanes<T>::fill(*most);
-      centre.x[d] = Lanes<T>::fill(*least / 2 + *most / 2);
+      const Lanes<T> x = Lanes<T>::load(coords + d * kFanOut);
+      const T least = smallest(keep(lanes, x, kInfinity)), most = largest(keep(lanes, x, -kInfinity));
+      low.x[d] = Lanes<T>::fill(least);
+      high.x[d] = Lanes<T>::fill(most);
+      centre.x[d] = Lanes<T>::fill(least / 2 + most / 2);
     }
     T centre_radius = kInfinity;
     const int leaves = collect(query_leaf, begin, end, low, high, centre, centre_radius, range, w);
@@ -189,7 +192,7 @@ class Search {
     if (few() || a_.max_sq_dist < kInfinity) {
       const T bound = few() ? *std::max_element(w.bound + begin, w.bound + end) : limit();
       const int leaves = walk_.collect(low, high, bound, range, w.near);
-      if (leaves >= 0 && leaves * kFanOut <= 16 * a_.k + 256) return leaves;
+      if (leaves >= 0 && leaves * kFanOut <= (few() ? kManyLeavesOfFew * kFanOut : 16 * a_.k + 256)) return leaves;
     }
     T sq_half = 0;
     for (int i = begin; i < end; ++i) {
@@ -208,7 +211,7 @@ class Search {
     const T bound = std::min(within(w.before_coords, w.before_radius, centre), within(coords, w.radius, centre));
     if (bound < kInfinity) {
       const int leaves = within_reach(bound);
-      if (leaves >= 0 && leaves <= kLooseLeaves) return leaves;
+      if (leaves >= 0 && leaves <= kManyLeaves) return leaves;
     }
     return within_reach(radius_of_k(centre, self_ ? query_leaf : -1, range, w.list));
   }
