@@ -119,6 +119,24 @@ def knn_case(variant: str, name: str, query: Tensor, support: Tensor, k: int, wi
     )
 
 
+def kept_case(name: str, query: Tensor, support: Tensor, k: int) -> Case:
+    """The index, and the tree of the fastest peer, built before."""
+    index = ops.point_index(support)
+    peers: dict[str, Callable[[], object]] = {}
+    if pykdtree and not query.is_cuda:
+        tree, rows = pykdtree.KDTree(support.numpy()), query.numpy()
+        peers["pykdtree, tree kept"] = lambda: tree.query(rows, k=k)
+    return Case(
+        op="knn",
+        variant=f"cross k={k}, index kept",
+        input=name,
+        rows=len(query),
+        ours=lambda: ops.knn(query, index, k),
+        peers=peers,
+        bytes_moved=query.nbytes + support.nbytes + len(query) * k * 12,
+    )
+
+
 def cases(clouds: Clouds) -> Iterator[Case]:
     room = clouds.room()
     inputs = {
@@ -137,6 +155,8 @@ def cases(clouds: Clouds) -> Iterator[Case]:
             near = near[torch.randperm(len(coords), generator=generator).to(coords.device)]
         for k in (1, 3, 16):
             yield knn_case("cross", name, near, coords, k)
+        if name in ("room", "lidar"):
+            yield kept_case(name, near, coords, 1)
     for name, (coords, radius) in inputs.items():
         for most in (34, 64):
             yield Case(
