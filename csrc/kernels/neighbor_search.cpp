@@ -182,6 +182,7 @@ class Search {
       return;
     }
     if (leaves < 0) return search_alone(query_leaf, begin, range, w);
+    if (a_.k == 1) return nearest_among(query_leaf, begin, end, leaves, w);
     search_among(query_leaf, begin, end, leaves, centre, centre_radius, w);
   }
 
@@ -271,15 +272,41 @@ class Search {
     for (int i = begin; i < end; ++i) write(rows[i], w.best_count[i], w.best[i], w.best_row[i]);
   }
 
-  // Candidates within the bound, the best k among them: from w.leaf into a buffer, or into the next one.
-  Found gather(const Point& p, T bound, int leaves, int buffer, Workspace<T>& w, bool& ties) const {
-    Lanes<T> limit = Lanes<T>::fill(bound);
+  // Leaves of w.near whose boxes are within the bound, into w.near_leaf; returns how many.
+  int leaves_within(const Point& p, T bound, int leaves, Workspace<T>& w) const {
+    const Lanes<T> limit = Lanes<T>::fill(bound);
     int near = 0;
     for (int first = 0; first < leaves; first += kLaneCount) {
       const Mask mask = less_equal(walk_.sq_dist_to_boxes(w.near.bounds[0] + first, kMaxLeaves + kLaneCount, p, p), limit);
       compress(mask, Lanes<int32_t>::load(w.near.leaf + first), w.near_leaf + near);
       near += __builtin_popcount(mask);
     }
+    return near;
+  }
+
+  // One neighbour needs no list: each lane keeps its best.
+  void nearest_among(int64_t query_leaf, int begin, int end, int leaves, Workspace<T>& w) const {
+    constexpr IntOf<T> kNobody = std::numeric_limits<int32_t>::max();
+    for (int i = begin; i < end; ++i) {
+      const Point p = point(query_leaf, i);
+      const int near = leaves_within(p, w.bound[i], leaves, w);
+      Lanes<T> best = Lanes<T>::fill(w.bound[i]);
+      Lanes<IntOf<T>> best_row = Lanes<IntOf<T>>::fill(kNobody);
+      for (int j = 0; j < near; ++j) {
+        const Lanes<T> sq_dist = walk_.sq_dist_to_points(index_.coords(w.near_leaf[j]), p);
+        take_lesser(best, best_row, sq_dist, load_ints<T>(index_.rows(w.near_leaf[j])));
+      }
+      const T sq_dist = smallest(best);
+      const Mask nearest = equal(best, Lanes<T>::fill(sq_dist));
+      const auto row = static_cast<int32_t>(smallest(keep(nearest, best_row, kNobody)));
+      write(queries_.rows(query_leaf)[i], row != kNobody, &sq_dist, &row);
+    }
+  }
+
+  // Candidates within the bound, the best k among them: from w.leaf into a buffer, or into the next one.
+  Found gather(const Point& p, T bound, int leaves, int buffer, Workspace<T>& w, bool& ties) const {
+    Lanes<T> limit = Lanes<T>::fill(bound);
+    const int near = leaves_within(p, bound, leaves, w);
     int32_t limit_row = std::numeric_limits<int32_t>::max();
     int count = 0;
     for (int i = 0; i < near; ++i) {

@@ -329,6 +329,32 @@ PCSEG_INLINE Lanes<IntOf<T>> load_ints(const int32_t* p) {
   }
 }
 
+// Lane by lane, the lesser of the pairs (a, i) and (b, j) to (a, i); it stays where b is a NaN.
+template <class T>
+PCSEG_INLINE void take_lesser(Lanes<T>& a, Lanes<IntOf<T>>& i, Lanes<T> b, Lanes<IntOf<T>> j) {
+  for (int r = 0; r < a.kCount; ++r) {
+#if defined(__AVX512F__)
+    using simd_detail::register_mask;
+    const Mask lesser = register_mask<Compare::less, T>(b.v[r], a.v[r]) |
+                        (register_mask<Compare::equal, T>(b.v[r], a.v[r]) &
+                         register_mask<Compare::less, IntOf<T>>(j.v[r], i.v[r]));
+    using R = typename Lanes<T>::Register;
+    using I = typename Lanes<IntOf<T>>::Register;
+    if constexpr (sizeof(T) == 4) {
+      a.v[r] = (R)_mm512_mask_mov_ps((__m512)a.v[r], static_cast<__mmask16>(lesser), (__m512)b.v[r]);
+      i.v[r] = (I)_mm512_mask_mov_epi32((__m512i)i.v[r], static_cast<__mmask16>(lesser), (__m512i)j.v[r]);
+    } else {
+      a.v[r] = (R)_mm512_mask_mov_pd((__m512d)a.v[r], static_cast<__mmask8>(lesser), (__m512d)b.v[r]);
+      i.v[r] = (I)_mm512_mask_mov_epi64((__m512i)i.v[r], static_cast<__mmask8>(lesser), (__m512i)j.v[r]);
+    }
+#else
+    const auto lesser = (b.v[r] < a.v[r]) | ((b.v[r] == a.v[r]) & (j.v[r] < i.v[r]));
+    a.v[r] = lesser ? b.v[r] : a.v[r];
+    i.v[r] = lesser ? j.v[r] : i.v[r];
+#endif
+  }
+}
+
 template <class T>
 PCSEG_INLINE T smallest(Lanes<T> a) {
   return simd_detail::reduce<false>(a);
