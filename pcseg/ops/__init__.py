@@ -7,6 +7,7 @@ from pcseg.ops.linear import linear
 from pcseg.ops.local_geometry import LocalGeometry, height_above_minimum, local_geometry
 from pcseg.ops.neighbor_max import neighbor_max
 from pcseg.ops.neighbor_search import knn, radius_search
+from pcseg.ops.potts_energy import potts_energy, potts_energy_csr
 from pcseg.ops.segment_reduce import segment_reduce
 from pcseg.ops.voxel_features import VoxelFeatures, voxel_features
 
@@ -23,6 +24,8 @@ __all__ = [
     "linear",
     "local_geometry",
     "neighbor_max",
+    "potts_energy",
+    "potts_energy_csr",
     "radius_search",
     "segment_reduce",
     "voxel_features",
