@@ -39,7 +39,7 @@ def pairwise(
     if relaxation == "cce":
         return -torch.logsumexp(log_p + log_q, -1)
     if relaxation == "cd":
-        return -torch.logsumexp(log_p - _log_norm(log_p) + log_q - _log_norm(log_q), -1)
+        return -torch.logsumexp((log_p + log_q) - (_log_norm(log_p) + _log_norm(log_q)), -1)
     if relaxation == "lq":
         return -torch.log((log_p + log_q).exp().sum(-1) + (_gini(log_p) + _gini(log_q)) / 2)
     raise ValueError(f"pairwise: relaxation must be one of {', '.join(RELAXATIONS)}, got {relaxation!r}")
