@@ -1,7 +1,5 @@
 #include "potts_energy.h"
 
-#include <cmath>
-
 #include "potts_table.h"
 
 namespace pcseg::PCSEG_ISA {
@@ -15,120 +13,70 @@ template <class T>
 struct Block {
   alignas(kVectorBytes) Bits<T> present[kLanes<T>];  // all bits, or none
   alignas(kVectorBytes) T weight[kLanes<T>];         // 0 where not present
-  int64_t row[kLanes<T>];                            // table offset of the other end; where not present, of this row
+  alignas(kVectorBytes) T sum[kLanes<T>];            // s of potts_relaxation.h, later what is made of it
+  int64_t other[kLanes<T>];                          // table offset of the other end; where not present, of this row
+  int64_t row, first;                                // the row, and its edge in lane 0
+  int count;
+  bool own;  // the row belongs to this worker, not only the other ends
 };
+
+// Blocks are worked on several at a time, step by step, so that the steps' long chains of operations overlap.
+template <class T>
+struct Batch {
+  static constexpr int kSize = kLanes<T>;
+  Block<T> blocks[kSize];
+  int size = 0;
+
+  Block<T>* begin() { return blocks; }
+  Block<T>* end() { return blocks + size; }
+};
+
+// Calls f with n, as a constant where it is that of a full block.
+template <class T, class F>
+[[gnu::always_inline]] inline auto with_count(int n, F&& f) {
+  return n == kLanes<T> ? f(std::integral_constant<int, kLanes<T>>{}) : f(n);
+}
 
 // vectors: those of a table row, or 0 where only known at run time.
 template <class T, PottsEdge edge, int vectors>
 struct Edges {
   static constexpr int kBlock = kLanes<T>;
+  static constexpr bool kConstantSlope = edge == PottsEdge::product || edge == PottsEdge::difference;
 
   const PottsEnergy<T>& a;
   const PottsTable<T>& table;
   const T* u = table.data();
-  const int64_t stride = vectors ? vectors * kBlock : table.stride();
   const int64_t num_edges = a.num_edges();
 
-  // Calls f(c) for the first column of each vector of a row.
-  template <class F>
-  void columns(F&& f) const {
-    if constexpr (vectors > 0) {
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) f(int64_t{v} * kBlock);
-    } else {
-      for (int64_t c = 0; c < stride; c += kBlock) f(c);
-    }
-  }
-
-  // The n edges from `first` on; false where an index is out of range.
-  template <class N>
-  bool decode(int64_t i, int64_t first, N n, Block<T>& block) const {
-    bool inside = true;
-    const int64_t *index = a.edge_index + first, self = i * stride;
-    const T* weight = a.edge_weight + first;
-    for (int e = 0; e < n; ++e) {
-      const int64_t j = index[e];
-      const bool present = static_cast<uint64_t>(j) < static_cast<uint64_t>(a.num_rows);
-      inside &= present | (j == a.num_rows);
-      block.row[e] = present ? j * stride : self;
-      block.present[e] = -static_cast<Bits<T>>(present);
-      block.weight[e] = present ? weight[e] : T(0);
-    }
-    for (int e = n; e < kBlock; ++e) {
-      block.row[e] = self;
-      block.present[e] = 0;
-      block.weight[e] = 0;
-    }
-    return inside;
-  }
-  bool decode(int64_t i, int64_t first, int n, Block<T>& block) const {
-    return n == kBlock ? decode(i, first, std::integral_constant<int, kBlock>{}, block) : decode<int>(i, first, n, block);
-  }
-
-  void prefetch(const T* rows, int64_t first, int n, int for_write) const {
-    const int64_t from = std::min(first + kAhead, num_edges - n);
-    for (int e = 0; e < n; ++e) {
-      const T* row = rows + a.edge_index[from + e] * stride;
-      for (int64_t c = 0; c < (vectors ? stride : std::min<int64_t>(stride, 4 * kBlock)); c += 64 / sizeof(T)) {
-        if (for_write)
-          __builtin_prefetch(row + c, 1);
-        else
-          __builtin_prefetch(row + c, 0);
-      }
-    }
-  }
-
-  // The sum s of potts_relaxation.h for each edge; 1 where there is none, which no relaxation divides by.
-  Vector<T> similarity(int64_t i, const Block<T>& block, int n) const {
-    const T* own = u + i * stride;
-    const int64_t classes = a.num_classes;
-    // lq: the other row's gini / 2 meets a 1, and its 1 a 0.
-    const auto own_vector = [&](int64_t c) {
-      Vector<T> x = load(own + c);
-      if constexpr (edge == PottsEdge::log_product_gini) {
-        if (classes >= c && classes < c + kBlock) x[classes - c] = 1;
-        if (classes + 1 >= c && classes + 1 < c + kBlock) x[classes + 1 - c] = 0;
-      }
-      return x;
-    };
-    Vector<T> mine[vectors ? vectors : 1];
-    if constexpr (vectors > 0) columns([&](int64_t c) { mine[c / kBlock] = own_vector(c); });
-    Vector<T> s = sums_of_lanes<T>(n, [&](int e) {
-      const T* other = u + block.row[e];
-      Vector<T> sum{};
-      columns([&](int64_t c) {
-        const Vector<T> x = vectors ? mine[vectors ? c / kBlock : 0] : own_vector(c);
-        if constexpr (edge == PottsEdge::difference) {
-          const Vector<T> d = x - load(other + c);
-          sum = multiply_add<T>(d, d, sum);
-        } else {
-          sum = multiply_add<T>(x, load(other + c), sum);
-        }
-      });
-      return sum;
-    });
-    if constexpr (edge == PottsEdge::log_product_gini) s += own[classes];
-    return load(block.present) ? s : broadcast<T>(T(1));
-  }
-
-  static Vector<T> value(Vector<T> s) {
-    return edge_value<edge>(s, [](Vector<T> x) { return log<T>(x); });
-  }
-
+  // What a row's edges cost, for the rows begin .. end - 1; false where an index is out of range.
   bool energy(T* out, int64_t begin, int64_t end) const {
+    std::fill(out + begin, out + end, T(0));
     bool inside = true;
-    Block<T> block;
+    Batch<T> batch;
+    const auto flush = [&] {
+      alignas(kVectorBytes) T total[kBlock];
+      store<T>(total, sums_of_lanes<T>(batch.size, [&](int b) [[gnu::always_inline]] {
+        return value(load(batch.blocks[b].sum)) * load(batch.blocks[b].weight);
+      }));
+      for (int b = 0; b < batch.size; ++b) out[batch.blocks[b].row] += total[b];
+      batch.size = 0;
+    };
     for (int64_t i = begin; i < end; ++i) {
       const int64_t last = a.first_edge(i + 1);
-      Vector<T> sum{};
       for (int64_t first = a.first_edge(i); first < last; first += kBlock) {
-        const int n = static_cast<int>(std::min<int64_t>(kBlock, last - first));
-        prefetch(u, first, n, 0);
-        inside &= decode(i, first, n, block);
-        sum = multiply_add<T>(load(block.weight), value(similarity(i, block, n)), sum);
+        Block<T>& block = batch.blocks[batch.size++];
+        block.count = static_cast<int>(std::min<int64_t>(kBlock, last - first));
+        prefetch(nullptr, first, block.count);
+        block.row = i;
+        inside &= with_count<T>(block.count, [&](auto n) { return decode(first, n, block); });
+        store<T>(block.sum, similarity(block));
+        if (batch.size == Batch<T>::kSize) flush();
       }
-      out[i] = sum_in_every_lane<T>(sum)[0];
     }
+    // Their lanes are read up to the next multiple of four.
+    for (int b = batch.size; b < Batch<T>::kSize; ++b)
+      for (int e = 0; e < kBlock; ++e) batch.blocks[b].sum[e] = batch.blocks[b].weight[e] = 1;
+    flush();
     return inside;
   }
 
@@ -136,86 +84,181 @@ struct Edges {
   // edges in their order and takes both ends of those that are its own, so that a row is summed in one order however
   // the rows are shared out.
   void gradient(const PottsEnergyGradients<T>& g, T* grad_rows, int64_t begin, int64_t end) const {
-    Block<T> block;
-    for (int64_t i = 0; i < a.num_rows; ++i) {
+    Batch<T> batch;
+    const auto flush = [&] {
+      differentiate(g, batch);
+      if (grad_rows)
+        for (const Block<T>& block : batch)
+          with_count<T>(block.count, [&](auto n) { distribute(grad_rows, block, n, begin, end); });
+      batch.size = 0;
+    };
+    const int64_t from = grad_rows ? 0 : begin, to = grad_rows ? a.num_rows : end;
+    for (int64_t i = from; i < to; ++i) {
       const int64_t last = a.first_edge(i + 1);
-      const bool own = begin <= i && i < end;
       for (int64_t first = a.first_edge(i); first < last; first += kBlock) {
-        const int n = static_cast<int>(std::min<int64_t>(kBlock, last - first));
-        if (own) {
-          prefetch(u, first, n, 0);
-          if (grad_rows) prefetch(grad_rows, first, n, 1);
-          decode(i, first, n, block);
-          own_edges(g, grad_rows, i, first, n, begin, end, block);
-        } else if (grad_rows) {
-          foreign_edges(g, grad_rows, i, first, n, begin, end, block);
+        Block<T>& block = batch.blocks[batch.size];
+        block.count = static_cast<int>(std::min<int64_t>(kBlock, last - first));
+        block.row = i;
+        block.first = first;
+        block.own = begin <= i && i < end;
+        if (block.own) {
+          prefetch(grad_rows, first, block.count);
+          with_count<T>(block.count, [&](auto n) { decode(first, n, block); });
+        } else {
+          with_count<T>(block.count, [&](auto n) { decode_between(first, n, begin, end, block); });
+          if (block.count == 0) continue;
         }
+        if (!kConstantSlope || g.edge_weight) store<T>(block.sum, similarity(block));
+        if (++batch.size == Batch<T>::kSize) flush();
       }
     }
+    flush();
   }
 
  private:
-  Vector<T> scaled_slope(const PottsEnergyGradients<T>& g, int64_t i, const Block<T>& block, Vector<T> s) const {
-    return load(block.weight) * g.grad_energy[i] * edge_slope<edge>(s);
+  int64_t stride() const {
+    if constexpr (vectors > 0) return vectors * kBlock;
+    return table.stride();
   }
 
-  void own_edges(const PottsEnergyGradients<T>& g, T* grad_rows, int64_t i, int64_t first, int n, int64_t begin,
-                 int64_t end, const Block<T>& block) const {
-    constexpr bool constant_slope = edge == PottsEdge::product || edge == PottsEdge::difference;
-    Vector<T> s{};
-    if (!constant_slope || g.edge_weight) s = similarity(i, block, n);
-    if (g.edge_weight) {
-      const Vector<T> grad = load(block.present) ? value(s) * g.grad_energy[i] : Vector<T>{};
-      std::memcpy(g.edge_weight + first, &grad, n * sizeof(T));
+  // Calls f(c) for the first column of each vector of a row.
+  template <class F>
+  [[gnu::always_inline]] void columns(F&& f) const {
+    if constexpr (vectors > 0) {
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) f(int64_t{v} * kBlock);
+    } else {
+      for (int64_t c = 0; c < stride(); c += kBlock) f(c);
     }
-    if (!grad_rows) return;
-    alignas(kVectorBytes) T slope[kBlock];
-    store<T>(slope, scaled_slope(g, i, block, s));
-    columns([&](int64_t c) {
-      const Vector<T> mine = load(u + i * stride + c);
-      Vector<T> sum = load(grad_rows + i * stride + c);
-      for (int e = 0; e < n; ++e) {
-        const Vector<T> other = load(u + block.row[e] + c);
-        sum = multiply_add<T>(broadcast<T>(slope[e]), edge == PottsEdge::difference ? mine - other : other, sum);
-      }
-      store<T>(grad_rows + i * stride + c, sum);
-    });
-    for (int e = 0; e < n; ++e)
-      if (begin * stride <= block.row[e] && block.row[e] < end * stride)
-        other_end(grad_rows, i, block.row[e], slope[e]);
   }
 
-  void foreign_edges(const PottsEnergyGradients<T>& g, T* grad_rows, int64_t i, int64_t first, int n, int64_t begin,
-                     int64_t end, Block<T>& block) const {
+  // Asks for the rows of n edges ahead; for those of grad_rows too, unless null.
+  void prefetch(const T* grad_rows, int64_t first, int n) const {
+    constexpr int64_t line = 64 / sizeof(T);
+    const int64_t from = std::min(first + kAhead, num_edges - n), ahead = std::min(stride(), 4 * line);
+    for (int e = 0; e < n; ++e) {
+      const int64_t row = a.edge_index[from + e] * stride();
+      for (int64_t c = 0; c < ahead; c += line) {
+        __builtin_prefetch(u + row + c, 0);
+        if (grad_rows) __builtin_prefetch(grad_rows + row + c, 1);
+      }
+    }
+  }
+
+  // The n edges from `first` on; false where an index is out of range.
+  template <class N>
+  [[gnu::always_inline]] bool decode(int64_t first, N n, Block<T>& block) const {
+    const int64_t* index = a.edge_index + first;
+    const T* weight = a.edge_weight + first;
+    const auto rows = static_cast<uint64_t>(a.num_rows);
+    uint64_t outside = 0;
+    for (int e = 0; e < n; ++e) {
+      const auto j = static_cast<uint64_t>(index[e]);
+      outside |= j > rows;
+      block.other[e] = (j < rows ? index[e] : block.row) * stride();
+    }
+    for (int e = 0; e < n; ++e) {
+      const bool present = static_cast<uint64_t>(index[e]) < rows;
+      const T w = weight[e];
+      block.present[e] = -static_cast<Bits<T>>(present);
+      block.weight[e] = present ? w : T(0);
+    }
+    clear_from(n, block);
+    return outside == 0;
+  }
+
+  // Those of the n edges from `first` on whose other end lies in begin .. end - 1; block.count becomes how many.
+  template <class N>
+  [[gnu::always_inline]] void decode_between(int64_t first, N n, int64_t begin, int64_t end, Block<T>& block) const {
     const int64_t* index = a.edge_index + first;
     const auto count = static_cast<uint64_t>(end - begin);
     int found = 0;
-    for (int e = 0; e < n; ++e) found += static_cast<uint64_t>(index[e] - begin) < count;
+    for (int e = 0; e < n; ++e) found += static_cast<uint64_t>(index[e]) - static_cast<uint64_t>(begin) < count;
+    block.count = found;
     if (found == 0) return;
     found = 0;
     for (int e = 0; e < n; ++e) {
-      block.row[found] = index[e] * stride;
+      block.other[found] = static_cast<int64_t>(static_cast<uint64_t>(index[e]) * static_cast<uint64_t>(stride()));
       block.weight[found] = a.edge_weight[first + e];
-      found += static_cast<uint64_t>(index[e] - begin) < count;
+      block.present[found] = -1;
+      found += static_cast<uint64_t>(index[e]) - static_cast<uint64_t>(begin) < count;
     }
-    for (int e = 0; e < kBlock; ++e) block.present[e] = -static_cast<Bits<T>>(e < found);
-    for (int e = found; e < kBlock; ++e) {
-      block.row[e] = i * stride;
-      block.weight[e] = 0;
-    }
-    constexpr bool constant_slope = edge == PottsEdge::product || edge == PottsEdge::difference;
-    alignas(kVectorBytes) T slope[kBlock];
-    store<T>(slope, scaled_slope(g, i, block, constant_slope ? Vector<T>{} : similarity(i, block, found)));
-    for (int e = 0; e < found; ++e) other_end(grad_rows, i, block.row[e], slope[e]);
+    clear_from(found, block);
   }
 
-  void other_end(T* grad_rows, int64_t i, int64_t row, T slope) const {
-    const Vector<T> factor = broadcast<T>(edge == PottsEdge::difference ? -slope : slope);
-    columns([&](int64_t c) {
-      const Vector<T> mine = load(u + i * stride + c);
-      const Vector<T> d = edge == PottsEdge::difference ? mine - load(u + row + c) : mine;
-      store<T>(grad_rows + row + c, multiply_add<T>(factor, d, load(grad_rows + row + c)));
+  void clear_from(int n, Block<T>& block) const {
+    for (int e = n; e < kBlock; ++e) {
+      block.other[e] = block.row * stride();
+      block.present[e] = 0;
+      block.weight[e] = 0;
+    }
+  }
+
+  // The sum s of potts_relaxation.h for each edge; 1 where there is none, which no relaxation divides by.
+  [[gnu::always_inline]] Vector<T> similarity(const Block<T>& block) const {
+    const T* own = u + block.row * stride();
+    Vector<T> mine[vectors ? vectors : 1];
+    if constexpr (vectors > 0) columns([&](int64_t c) { mine[c / kBlock] = table.as_query(own, c); });
+    Vector<T> s = sums_of_lanes<T>(block.count, [&](int e) [[gnu::always_inline]] {
+      const T* other = u + block.other[e];
+      Vector<T> sum{};
+      columns([&](int64_t c) [[gnu::always_inline]] {
+        const Vector<T> x = vectors ? mine[vectors ? c / kBlock : 0] : table.as_query(own, c);
+        const Vector<T> y = load(other + c), d = edge == PottsEdge::difference ? x - y : x;
+        sum = multiply_add<T>(d, edge == PottsEdge::difference ? d : y, sum);
+      });
+      return sum;
     });
+    if constexpr (edge == PottsEdge::log_product_gini) s += own[a.num_classes];
+    return load(block.present) ? s : broadcast<T>(T(1));
+  }
+
+  [[gnu::always_inline]] static Vector<T> value(Vector<T> s) {
+    return edge_value<edge>(s, [](Vector<T> x) [[gnu::always_inline]] { return log<T>(x); });
+  }
+
+  // Writes the gradient to the weights, and turns the sums into what a row's gradient gets of the other row.
+  void differentiate(const PottsEnergyGradients<T>& g, Batch<T>& batch) const {
+    for (Block<T>& block : batch) {
+      const Vector<T> s = load(block.sum), grad_energy = broadcast<T>(g.grad_energy[block.row]);
+      if (g.edge_weight && block.own) {
+        const Vector<T> grad = load(block.present) ? value(s) * grad_energy : Vector<T>{};
+        if (block.count == kBlock)
+          store<T>(g.edge_weight + block.first, grad);
+        else
+          std::memcpy(g.edge_weight + block.first, &grad, block.count * sizeof(T));
+      }
+      store<T>(block.sum, load(block.weight) * grad_energy * edge_slope<edge>(s));
+    }
+  }
+
+  template <class N>
+  [[gnu::always_inline]] void distribute(T* grad_rows, const Block<T>& block, N n, int64_t begin, int64_t end) const {
+    constexpr bool difference = edge == PottsEdge::difference;
+    const int64_t self = block.row * stride();
+    if (block.own)
+      columns([&](int64_t c) {
+        const Vector<T> mine = load(u + self + c);
+        Vector<T> sums[2]{};  // two chains of additions
+        for (int e = 0; e < n; ++e) {
+          const Vector<T> other = load(u + block.other[e] + c);
+          sums[e % 2] = multiply_add<T>(broadcast<T>(block.sum[e]), difference ? mine - other : other, sums[e % 2]);
+        }
+        store<T>(grad_rows + self + c, load(grad_rows + self + c) + (sums[0] + sums[1]));
+      });
+    const auto from = static_cast<uint64_t>(begin * stride()), size = static_cast<uint64_t>(end * stride()) - from;
+    Vector<T> mine[vectors ? vectors : 1];
+    if constexpr (vectors > 0) columns([&](int64_t c) { mine[c / kBlock] = load(u + self + c); });
+    for (int e = 0; e < n; ++e) {
+      const int64_t other = block.other[e];
+      if (static_cast<uint64_t>(other) - from >= size) continue;
+      const Vector<T> slope = broadcast<T>(difference ? -block.sum[e] : block.sum[e]);
+      columns([&](int64_t c) {
+        const Vector<T> x = vectors ? mine[vectors ? c / kBlock : 0] : load(u + self + c);
+        const Vector<T> d = difference ? x - load(u + other + c) : x;
+        store<T>(grad_rows + other + c, multiply_add<T>(slope, d, load(grad_rows + other + c)));
+      });
+    }
   }
 };
 

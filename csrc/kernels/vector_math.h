@@ -32,7 +32,7 @@ struct FloatFormat<double> {
 
 // The named lanes of a, then of b.
 template <class T, size_t... Lane>
-inline Vector<T> pair_sum_lanes(Vector<T> a, Vector<T> b, std::index_sequence<Lane...>, auto step) {
+[[gnu::always_inline]] inline Vector<T> pair_sum_lanes(Vector<T> a, Vector<T> b, std::index_sequence<Lane...>, auto step) {
   constexpr size_t h = decltype(step)::value, lanes = sizeof...(Lane);
   return __builtin_shufflevector(a, b, (Lane & h ? lanes + Lane - h : Lane)...) +
          __builtin_shufflevector(a, b, (Lane & h ? lanes + Lane : Lane + h)...);
@@ -40,14 +40,14 @@ inline Vector<T> pair_sum_lanes(Vector<T> a, Vector<T> b, std::index_sequence<La
 
 // Lanes whose index has the bit `step` clear: a[lane] + a[lane + step]; the others: b[lane - step] + b[lane].
 template <int step, class T>
-inline Vector<T> pair_sum(Vector<T> a, Vector<T> b) {
+[[gnu::always_inline]] inline Vector<T> pair_sum(Vector<T> a, Vector<T> b) {
   return pair_sum_lanes<T>(a, b, std::make_index_sequence<kLanes<T>>{}, std::integral_constant<size_t, step>{});
 }
 
 // Lane e is the sum of the lanes of vector(e), for e < n; vector(e) is asked for up to the next multiple of 4, and the
 // lanes beyond are 0. The sum does not depend on which lane it lands in.
 template <class T, int first = 0, int count = kLanes<T>, class F>
-inline Vector<T> sums_of_lanes(int n, F&& vector) {
+[[gnu::always_inline]] inline Vector<T> sums_of_lanes(int n, F&& vector) {
   if constexpr (count == 1) {
     return vector(first);
   } else {
@@ -58,22 +58,9 @@ inline Vector<T> sums_of_lanes(int n, F&& vector) {
   }
 }
 
-// The sum of all lanes, in every lane.
-template <class T>
-inline Vector<T> sum_in_every_lane(Vector<T> v) {
-  const auto stage = [&](auto step) {
-    if constexpr (decltype(step)::value < kLanes<T>) v = pair_sum<decltype(step)::value, T>(v, v);
-  };
-  stage(std::integral_constant<int, 1>{});
-  stage(std::integral_constant<int, 2>{});
-  stage(std::integral_constant<int, 4>{});
-  stage(std::integral_constant<int, 8>{});
-  return v;
-}
-
 // Within 2 units in the last place for x between log(smallest normal number) and kLargest; larger x count as kLargest.
 template <class T>
-inline Vector<T> exp(Vector<T> x) {
+[[gnu::always_inline]] inline Vector<T> exp(Vector<T> x) {
   using F = FloatFormat<T>;
   x = x > F::kLargest ? broadcast<T>(F::kLargest) : x;
   const Vector<T> shifted = multiply_add<T>(x, broadcast<T>(T(1.4426950408889634074)), broadcast<T>(F::kRound));
@@ -90,7 +77,7 @@ inline Vector<T> exp(Vector<T> x) {
 
 // Within 2 units in the last place for normal x > 0; NaN stays NaN. Other x give an arbitrary number.
 template <class T>
-inline Vector<T> log(Vector<T> x) {
+[[gnu::always_inline]] inline Vector<T> log(Vector<T> x) {
   using F = FloatFormat<T>;
   using Integers = Vector<Bits<T>>;
   const Integers bits = (Integers)x, exponent = (bits - F::kRootHalf) >> F::kMantissa;
