@@ -298,6 +298,8 @@ void run_backward(const PottsEnergy<T>& a, const PottsEnergyGradients<T>& g, con
   const PottsTable<T> table(a, parallel);
   const int64_t stride = table.stride(), workers = parallel.threads();
   AlignedArray<T> grad_rows(g.log_probs ? a.num_rows * stride : 0);
+  if (g.log_probs) prefer_huge_pages(g.log_probs, static_cast<size_t>(a.num_rows * a.num_classes) * sizeof(T));
+  if (g.edge_weight) prefer_huge_pages(g.edge_weight, static_cast<size_t>(a.num_edges()) * sizeof(T));
   with_edges(a, table, [&](const auto& edges) {
     parallel.workers([&](int worker) {
       const int64_t begin = a.num_rows * worker / workers, end = a.num_rows * (worker + 1) / workers;
