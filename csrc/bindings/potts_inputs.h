@@ -49,4 +49,30 @@ struct PottsInputs {
   }
 };
 
+// The gradients: empty where they are not wanted.
+struct PottsOutputs {
+  Tensor grad_energy, grad_probs, grad_weight;
+  bool need_probs, need_weight;
+
+  PottsOutputs(const PottsInputs& in, const Tensor& grad, bool probs, bool weight, const char* op)
+      : grad_energy(torch::stable::contiguous(grad)),
+        grad_probs(probs ? torch::stable::empty_like(in.log_probs)
+                         : empty_like_device(in.log_probs, {0}, in.log_probs.scalar_type())),
+        grad_weight(weight ? torch::stable::empty_like(in.edge_weight)
+                           : empty_like_device(in.edge_weight, {0}, in.log_probs.scalar_type())),
+        need_probs(probs),
+        need_weight(weight) {
+    expect(grad_energy.dim() == 1 && grad_energy.size(0) == in.log_probs.size(0) &&
+               grad_energy.scalar_type() == in.log_probs.scalar_type(),
+           op, "grad_energy must be (N,) of the dtype of log_probs");
+  }
+
+  template <class T>
+  PottsEnergyGradients<T> kernel() {
+    return {.grad_energy = data<T>(grad_energy),
+            .log_probs = need_probs ? mutable_data<T>(grad_probs) : nullptr,
+            .edge_weight = need_weight ? mutable_data<T>(grad_weight) : nullptr};
+  }
+};
+
 }  // namespace pcseg::bindings

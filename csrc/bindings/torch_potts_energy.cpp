@@ -27,16 +27,6 @@ Tensor potts_energy(Tensor log_probs, Tensor edge_index, Tensor edge_weight, May
   return energy;
 }
 
-template <class T>
-void run_backward(const PottsInputs& in, const Tensor& grad_energy, Tensor& grad_probs, Tensor& grad_weight,
-                  bool need_probs, bool need_weight) {
-  run_potts_energy_backward<T>(in.kernel<T>(),
-                               {.grad_energy = data<T>(grad_energy),
-                                .log_probs = need_probs ? mutable_data<T>(grad_probs) : nullptr,
-                                .edge_weight = need_weight ? mutable_data<T>(grad_weight) : nullptr},
-                               torch_threads());
-}
-
 std::tuple<Tensor, Tensor> potts_energy_backward(Tensor grad_energy, Tensor log_probs, Tensor edge_index,
                                                  Tensor edge_weight, MaybeTensor edge_offsets, int64_t relaxation,
                                                  bool need_probs, bool need_weight) {
@@ -44,18 +34,12 @@ std::tuple<Tensor, Tensor> potts_energy_backward(Tensor grad_energy, Tensor log_
   PottsInputs in{log_probs, edge_index, edge_weight, edge_offsets, relaxation};
   in.check(op);
   expect_offsets(in, op);
-  grad_energy = torch::stable::contiguous(grad_energy);
-  const ScalarType type = in.log_probs.scalar_type();
-  expect(grad_energy.dim() == 1 && grad_energy.size(0) == in.log_probs.size(0) && grad_energy.scalar_type() == type, op,
-         "grad_energy must be (N,) of the dtype of log_probs");
-  Tensor grad_probs = need_probs ? torch::stable::empty_like(in.log_probs) : empty_like_device(in.log_probs, {0}, type);
-  Tensor grad_weight =
-      need_weight ? torch::stable::empty_like(in.edge_weight) : empty_like_device(in.edge_weight, {0}, type);
-  if (type == ScalarType::Float)
-    run_backward<float>(in, grad_energy, grad_probs, grad_weight, need_probs, need_weight);
+  PottsOutputs out(in, grad_energy, need_probs, need_weight, op);
+  if (in.log_probs.scalar_type() == ScalarType::Float)
+    run_potts_energy_backward<float>(in.kernel<float>(), out.kernel<float>(), torch_threads());
   else
-    run_backward<double>(in, grad_energy, grad_probs, grad_weight, need_probs, need_weight);
-  return {grad_probs, grad_weight};
+    run_potts_energy_backward<double>(in.kernel<double>(), out.kernel<double>(), torch_threads());
+  return {out.grad_probs, out.grad_weight};
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pcseg, m) {

@@ -66,7 +66,7 @@ struct Edges {
       for (int64_t first = a.first_edge(i); first < last; first += kBlock) {
         Block<T>& block = batch.blocks[batch.size++];
         block.count = static_cast<int>(std::min<int64_t>(kBlock, last - first));
-        prefetch(nullptr, first, block.count);
+        prefetch(first, block.count);
         block.row = i;
         inside &= with_count<T>(block.count, [&](auto n) { return decode(first, n, block); });
         store<T>(block.sum, similarity(block));
@@ -102,11 +102,13 @@ struct Edges {
         block.first = first;
         block.own = begin <= i && i < end;
         if (block.own) {
-          prefetch(grad_rows, first, block.count);
+          prefetch(grad_rows, first, block.count, true, begin, end);
           with_count<T>(block.count, [&](auto n) { decode(first, n, block); });
         } else {
-          with_count<T>(block.count, [&](auto n) { decode_between(first, n, begin, end, block); });
+          const int listed = block.count;
+          with_count<T>(listed, [&](auto n) { decode_between(first, n, begin, end, block); });
           if (block.count == 0) continue;
+          prefetch(grad_rows, first, listed, false, begin, end);  // those ahead are as scattered as these
         }
         if (!kConstantSlope || g.edge_weight) store<T>(block.sum, similarity(block));
         if (++batch.size == Batch<T>::kSize) flush();
@@ -132,17 +134,26 @@ struct Edges {
     }
   }
 
-  // Asks for the rows of n edges ahead; for those of grad_rows too, unless null.
-  void prefetch(const T* grad_rows, int64_t first, int n) const {
-    constexpr int64_t line = 64 / sizeof(T);
-    const int64_t from = std::min(first + kAhead, num_edges - n), ahead = std::min(stride(), 4 * line);
+  // Asks for the rows of n edges ahead.
+  [[gnu::always_inline]] void prefetch(int64_t first, int n) const {
+    const int64_t from = std::min(first + kAhead, num_edges - n);
+    for (int e = 0; e < n; ++e) prefetch_row<0>(u + a.edge_index[from + e] * stride(), stride());
+  }
+  // The same for a gradient on rows begin .. end - 1. To ask for others' rows in order to write them would take them
+  // from the caches of the workers they belong to.
+  [[gnu::always_inline]] void prefetch(T* grad_rows, int64_t first, int n, bool own, int64_t begin, int64_t end) const {
+    const int64_t from = std::min(first + kAhead, num_edges - n);
     for (int e = 0; e < n; ++e) {
-      const int64_t row = a.edge_index[from + e] * stride();
-      for (int64_t c = 0; c < ahead; c += line) {
-        __builtin_prefetch(u + row + c, 0);
-        if (grad_rows) __builtin_prefetch(grad_rows + row + c, 1);
-      }
+      const int64_t j = a.edge_index[from + e], inside = begin <= j && j < end ? j : begin;
+      prefetch_row<0>(u + (own ? j : inside) * stride(), stride());
+      if (grad_rows) prefetch_row<1>(grad_rows + inside * stride(), stride());
     }
+  }
+  // Inlined, or the compiler drops the call of a function that does nothing else.
+  template <int for_write>
+  [[gnu::always_inline]] static void prefetch_row(const T* row, int64_t stride) {
+    constexpr int64_t line = 64 / sizeof(T);
+    for (int64_t c = 0; c < std::min(stride, 4 * line); c += line) __builtin_prefetch(row + c, for_write);
   }
 
   // The n edges from `first` on; false where an index is out of range.
@@ -249,9 +260,14 @@ struct Edges {
     const auto from = static_cast<uint64_t>(begin * stride()), size = static_cast<uint64_t>(end * stride()) - from;
     Vector<T> mine[vectors ? vectors : 1];
     if constexpr (vectors > 0) columns([&](int64_t c) { mine[c / kBlock] = load(u + self + c); });
+    int lanes[kBlock], found = 0;  // without a branch that a shuffled cloud would make unpredictable
     for (int e = 0; e < n; ++e) {
+      lanes[found] = e;
+      found += static_cast<uint64_t>(block.other[e]) - from < size;
+    }
+    for (int f = 0; f < found; ++f) {
+      const int e = lanes[f];
       const int64_t other = block.other[e];
-      if (static_cast<uint64_t>(other) - from >= size) continue;
       const Vector<T> slope = broadcast<T>(difference ? -block.sum[e] : block.sum[e]);
       columns([&](int64_t c) {
         const Vector<T> x = vectors ? mine[vectors ? c / kBlock : 0] : load(u + self + c);

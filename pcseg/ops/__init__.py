@@ -2,6 +2,7 @@
 
 from pcseg.ops.gather_neighbors import gather_neighbors
 from pcseg.ops.grid_subsample import VoxelGrid, grid_subsample
+from pcseg.ops.image_grid_edges import GridEdges, image_grid_edges
 from pcseg.ops.kpconv import kpconv, kpconv_fitting_distance
 from pcseg.ops.linear import linear
 from pcseg.ops.local_geometry import LocalGeometry, height_above_minimum, local_geometry
@@ -12,12 +13,14 @@ from pcseg.ops.segment_reduce import segment_reduce
 from pcseg.ops.voxel_features import VoxelFeatures, voxel_features
 
 __all__ = [
+    "GridEdges",
     "LocalGeometry",
     "VoxelFeatures",
     "VoxelGrid",
     "gather_neighbors",
     "grid_subsample",
     "height_above_minimum",
+    "image_grid_edges",
     "knn",
     "kpconv",
     "kpconv_fitting_distance",
