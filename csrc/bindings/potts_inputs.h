@@ -5,6 +5,7 @@
 #include "torch_common.h"
 
 namespace pcseg::bindings {
+namespace {
 
 using MaybeTensor = std::optional<Tensor>;
 
@@ -75,4 +76,5 @@ struct PottsOutputs {
   }
 };
 
+}  // namespace
 }  // namespace pcseg::bindings

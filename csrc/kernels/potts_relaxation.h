@@ -50,8 +50,8 @@ PCSEG_HD inline V edge_value(V s, Log&& log) {
 }
 template <PottsEdge edge, class V>
 PCSEG_HD inline V edge_slope(V s) {
-  if constexpr (edge == PottsEdge::product) return s - s - 1;
-  if constexpr (edge == PottsEdge::difference) return s - s + 1;
+  if constexpr (edge == PottsEdge::product) return V{} - 1;
+  if constexpr (edge == PottsEdge::difference) return V{} + 1;
   return -1 / s;
 }
 

@@ -19,6 +19,7 @@ SOURCES = {
         "height_above_minimum",
     ),
     "neighbor_search": ("neighbor_search", "point_index", "point_order"),
+    "potts_energy": ("potts_energy",),
 }  # fmt: skip
 COMPILER = os.environ.get("CXX", "g++")
 AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mpopcnt")
