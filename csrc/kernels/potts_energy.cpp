@@ -137,7 +137,7 @@ struct Edges {
   // Asks for the rows of n edges ahead.
   [[gnu::always_inline]] void prefetch(int64_t first, int n) const {
     const int64_t from = std::min(first + kAhead, num_edges - n);
-    for (int e = 0; e < n; ++e) prefetch_row<0>(u + a.edge_index[from + e] * stride(), stride());
+    for (int e = 0; e < n; ++e) prefetch_row<0>(u, a.edge_index[from + e]);
   }
   // The same for a gradient on rows begin .. end - 1. To ask for others' rows in order to write them would take them
   // from the caches of the workers they belong to.
@@ -145,15 +145,17 @@ struct Edges {
     const int64_t from = std::min(first + kAhead, num_edges - n);
     for (int e = 0; e < n; ++e) {
       const int64_t j = a.edge_index[from + e], inside = begin <= j && j < end ? j : begin;
-      prefetch_row<0>(u + (own ? j : inside) * stride(), stride());
-      if (grad_rows) prefetch_row<1>(grad_rows + inside * stride(), stride());
+      prefetch_row<0>(u, own ? j : inside);
+      if (grad_rows) prefetch_row<1>(grad_rows, inside);
     }
   }
-  // Inlined, or the compiler drops the call of a function that does nothing else.
+  // Inlined, or the compiler drops the call of a function that does nothing else. The row may be any number.
   template <int for_write>
-  [[gnu::always_inline]] static void prefetch_row(const T* row, int64_t stride) {
-    constexpr int64_t line = 64 / sizeof(T);
-    for (int64_t c = 0; c < std::min(stride, 4 * line); c += line) __builtin_prefetch(row + c, for_write);
+  [[gnu::always_inline]] void prefetch_row(const T* rows, int64_t row) const {
+    const auto step = static_cast<uint64_t>(stride()) * sizeof(T);
+    const uint64_t address = reinterpret_cast<uintptr_t>(rows) + static_cast<uint64_t>(row) * step;
+    for (uint64_t byte = 0; byte < std::min<uint64_t>(step, 256); byte += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(address + byte), for_write);
   }
 
   // The n edges from `first` on; false where an index is out of range.
