@@ -61,11 +61,10 @@ def shape_features(coords: torch.Tensor, scales: tuple[int, ...]) -> np.ndarray:
         rows = []
         for query in coords.split(CHUNK):
             index, _ = ops.knn(query, support, neighbours)
-            near = support[index.clamp(max=len(support) - 1)].double() - query[:, None].double()
-            centred = near - near.mean(1, keepdim=True)
-            covariance = centred.transpose(1, 2) @ centred / neighbours
-            values, vectors = torch.linalg.eigh(covariance)
-            small, middle, large = values.clamp(min=1e-9).unbind(1)
+            # In double: their features are rounded once, at the end.
+            shape = ops.local_geometry(support.double(), index)
+            height = support[:, 2][index.clamp(max=len(support) - 1)]
+            large, middle, small = shape.eigenvalues.clamp(min=1e-9).unbind(1)
             rows.append(
                 torch.stack(
                     [
@@ -73,8 +72,8 @@ def shape_features(coords: torch.Tensor, scales: tuple[int, ...]) -> np.ndarray:
                         (middle - small) / large,
                         small / large,
                         small / (small + middle + large),
-                        1 - vectors[:, 2, 0].abs(),
-                        near[..., 2].amax(1) - near[..., 2].amin(1),
+                        shape.verticality,
+                        (height.amax(1) - height.amin(1)).double(),
                         large.sqrt(),
                     ],
                     dim=1,

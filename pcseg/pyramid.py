@@ -94,21 +94,22 @@ def build_pyramid(
     radii = _per_level("radius", radius, num_levels)
     caps = [None] * num_levels if max_neighbors is None else _per_level("max_neighbors", max_neighbors, num_levels)
     levels: list[Level] = []
+    points = ops.point_index(coords, offsets=offsets)  # searched by its own level, the coarser and the finer one
     for index in range(num_levels):
         reach, cap = radii[index] * voxel_size, caps[index]
-        neighbors = _within(coords, coords, reach, cap, offsets, offsets)
+        neighbors = _within(points.coords, points, reach, cap, offsets)
         if index == num_levels - 1:
             levels.append(Level(coords=coords, offsets=offsets, neighbors=neighbors))
             break
         voxel_size *= 2
         grid = ops.grid_subsample(coords, voxel_size, offsets=offsets)
-        coarse = ops.voxel_features(grid, coords).coords
-        pool = _within(coarse, coords, reach, cap, grid.voxel_offsets, offsets)
-        nearest, _ = ops.knn(coords, coarse, 1, query_offsets=offsets, support_offsets=grid.voxel_offsets)
+        coarse = ops.point_index(ops.voxel_features(grid, coords).coords, offsets=grid.voxel_offsets)
+        pool = _within(coarse.coords, points, reach, cap, grid.voxel_offsets)
+        nearest, _ = ops.knn(coords, coarse, 1, query_offsets=offsets)
         levels.append(
             Level(coords=coords, offsets=offsets, neighbors=neighbors, pool=pool, upsample=nearest[:, 0].contiguous())
         )
-        coords, offsets = coarse, grid.voxel_offsets
+        points, coords, offsets = coarse, coarse.coords, coarse.offsets
     return tuple(levels)
 
 
@@ -167,23 +168,18 @@ def _per_level(name: str, values, num_levels: int) -> list:
 
 def _within(
     query: Tensor,  # (M, D)
-    support: Tensor,  # (N, D)
+    support: ops.PointIndex,  # (N, D)
     reach: float,
     cap: int | None,
     query_offsets: Tensor,  # (B + 1,)
-    support_offsets: Tensor,  # (B + 1,)
 ) -> Tensor:  # (M, H) int64
     """Radius search; without a cap the list grows until every neighbourhood fits, and is cut to the longest."""
     if cap is not None:
-        return ops.radius_search(
-            query, support, reach, cap, query_offsets=query_offsets, support_offsets=support_offsets
-        )
-    cap = 64
+        return ops.radius_search(query, support, reach, cap, query_offsets=query_offsets)
+    cap, points = 64, support.coords.shape[0]
     while True:
-        found = ops.radius_search(
-            query, support, reach, cap, query_offsets=query_offsets, support_offsets=support_offsets
-        )
-        longest = int((found < support.shape[0]).sum(1).max()) if found.numel() else 1
-        if longest < cap or cap >= support.shape[0]:
+        found = ops.radius_search(query, support, reach, cap, query_offsets=query_offsets)
+        longest = int((found < points).sum(1).max()) if found.numel() else 1
+        if longest < cap or cap >= points:
             return found[:, : max(1, longest)].contiguous()
         cap *= 2

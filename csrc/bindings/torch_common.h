@@ -11,6 +11,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../kernels/huge_pages.h"
 #include "../kernels/parallel.h"
 
 namespace pcseg::bindings {
@@ -50,7 +51,9 @@ T* mutable_data(Tensor& t) {
 }
 
 inline Tensor empty_like_device(const Tensor& like, std::vector<int64_t> sizes, ScalarType type) {
-  return torch::stable::new_empty(like, sizes, type);
+  Tensor t = torch::stable::new_empty(like, sizes, type);
+  if (t.is_cpu()) prefer_huge_pages(t.data_ptr(), static_cast<size_t>(t.numel()) * t.element_size());
+  return t;
 }
 
 }  // namespace pcseg::bindings

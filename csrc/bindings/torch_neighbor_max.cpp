@@ -77,7 +77,7 @@ Tensor neighbor_max_backward(Tensor grad, Tensor arg, int64_t num_rows) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pcseg, m) {
   m.def("neighbor_max(Tensor values, Tensor neighbors) -> (Tensor out, Tensor arg)");
-  m.def("neighbor_max_backward(Tensor grad, Tensor arg, int num_rows) -> Tensor");
+  m.def("neighbor_max_backward(Tensor grad, Tensor arg, SymInt num_rows) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(pcseg, CPU, m) {
   m.impl("neighbor_max", TORCH_BOX(&neighbor_max));

@@ -7,6 +7,10 @@
 #include <array>
 #include <cstdint>
 
+#if defined(__BMI2__)
+#include <immintrin.h>
+#endif
+
 namespace pcseg::PCSEG_ISA {
 namespace {
 
@@ -27,19 +31,15 @@ class HilbertTable {
 
   // cell: D coordinates of `bits` bits each. The rank has bits * D bits.
   uint64_t rank(const uint32_t* cell, int bits) const {
+    const uint64_t corners = interleave(cell, bits);
     uint64_t rank = 0;
     int state = 0, bit = bits;
     for (; bit >= 2; bit -= 2) {
-      uint32_t corners = 0;
-      for (int d = 0; d < D; ++d) corners |= spread(cell[d] >> (bit - 2) & 3) << d;
-      const Step next = two_[state][corners];
+      const Step next = two_[state][corners >> (bit - 2) * D & (kCorners * kCorners - 1)];
       rank = rank << (2 * D) | next.rank;
       state = next.state;
     }
-    if (bit == 0) return rank;
-    uint32_t corner = 0;
-    for (int d = 0; d < D; ++d) corner |= (cell[d] & 1) << d;
-    return rank << D | one_[state][corner].rank;
+    return bit == 0 ? rank : rank << D | one_[state][corners & (kCorners - 1)].rank;
   }
 
  private:
@@ -47,6 +47,19 @@ class HilbertTable {
     uint8_t state, rank;
   };
 
+  // The corner on each level, D bits each, the coarsest level first.
+  static uint64_t interleave(const uint32_t* cell, [[maybe_unused]] int bits) {
+    uint64_t corners = 0;
+#if defined(__BMI2__)
+    static_assert(D == 2 || D == 3);
+    constexpr uint64_t kEach = D == 2 ? 0x5555555555555555 : 0x1249249249249249;
+    for (int d = 0; d < D; ++d) corners |= _pdep_u64(cell[d], kEach) << d;
+#else
+    for (int bit = 0; bit < bits; bit += 2)
+      for (int d = 0; d < D; ++d) corners |= uint64_t{spread(cell[d] >> bit & 3)} << (bit * D + d);
+#endif
+    return corners;
+  }
   static constexpr uint32_t spread(uint32_t two_bits) { return (two_bits | two_bits << (D - 1)) & (1 | 1 << D); }
   static constexpr int rotate_left(int x, int by) { return (x << by % D | x >> (D - by % D)) & (kCorners - 1); }
   static constexpr int gray(int i) { return i ^ i >> 1; }

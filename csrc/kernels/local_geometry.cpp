@@ -1,3 +1,6 @@
+// Selections between computed numbers become masks only where nobody looks at the processor's exception flags.
+#pragma GCC optimize("no-trapping-math")
+
 #include "local_geometry.h"
 
 namespace pcseg::PCSEG_ISA {
@@ -5,6 +8,8 @@ namespace {
 
 // x, y, z, 1 of a point: four products with it are all moments up to the second.
 typedef double Row __attribute__((vector_size(32)));
+
+typedef int64_t Order __attribute__((vector_size(32)));
 
 constexpr int64_t block = 32;  // matrices solved side by side
 
@@ -29,43 +34,83 @@ struct Block {
 };
 
 template <int Dims, class T>
+void point(const T* at, Row& out) {
+  typedef T Narrow __attribute__((vector_size(4 * sizeof(T))));
+  out = __builtin_convertvector((Narrow{at[0], at[1], Dims == 3 ? at[Dims - 1] : T(0), T(1)}), Row);
+}
+
+template <int Dims, class T>
 bool covariance(const LocalGeometry<T>& a, int64_t list, Jacobi3& out) {
   const int64_t* entry = a.neighbors + list * a.width;
   const uint64_t rows = static_cast<uint64_t>(a.num_rows);
   bool inside = true;
-  Row origin{}, by_x{}, by_y{}, by_z{}, sum{};
-  for (int64_t h = 0; h < a.width; ++h) {
-    const uint64_t row = static_cast<uint64_t>(entry[h]);
-    if (row >= rows) {
-      inside &= row == rows;
-      continue;
+  int64_t h = 0;
+  for (; h < a.width && static_cast<uint64_t>(entry[h]) >= rows; ++h) inside &= entry[h] == a.num_rows;
+  Row squares{}, products{}, sum{};  // [xx yy zz n], [xy yz zx n], [x y z n]
+  if (h < a.width) {
+    Row origin, x;
+    point<Dims>(a.coords + entry[h] * Dims, origin);
+    origin[3] = 0.0;
+    for (; h < a.width; ++h) {
+      const uint64_t row = static_cast<uint64_t>(entry[h]);
+      if (row >= rows) {
+        inside &= row == rows;
+        continue;
+      }
+      point<Dims>(a.coords + row * Dims, x);
+      x -= origin;
+      squares += x * x;
+      products += x * __builtin_shuffle(x, Order{1, 2, 0, 3});
+      sum += x;
     }
-    const T* at = a.coords + row * Dims;
-    Row x{static_cast<double>(at[0]), static_cast<double>(at[1]), Dims == 3 ? static_cast<double>(at[Dims - 1]) : 0.0,
-          1.0};
-    if (sum[3] == 0.0) origin = Row{x[0], x[1], x[2], 0.0};
-    x -= origin;
-    by_x += x * x[0];
-    by_y += x * x[1];
-    by_z += x * x[2];
-    sum += x;
   }
-  const double count = sum[3] > 0.0 ? sum[3] : 1.0;
-  const Row mean = sum / count;
-  const Row cov_x = by_x / count - mean * mean[0], cov_y = by_y / count - mean * mean[1];
-  const double cov_zz = by_z[2] / count - mean[2] * mean[2];
+  const double share = 1.0 / (sum[3] > 0.0 ? sum[3] : 1.0);
+  const Row mean = sum * share;
+  const auto of = [&](double product, int d, int e) { return product * share - mean[d] * mean[e]; };
   // In the plane, an eigenvalue below all others keeps the third axis last.
-  out = {{cov_x[0], cov_y[1], Dims == 3 ? cov_zz : -1.0}, {cov_x[1], cov_x[2], cov_y[2]}, {1, 0, 0, 0, 1, 0, 0, 0, 1}};
+  out = {{of(squares[0], 0, 0), of(squares[1], 1, 1), Dims == 3 ? of(squares[2], 2, 2) : -1.0},
+         {of(products[0], 0, 1), of(products[2], 0, 2), of(products[1], 1, 2)},
+         {1, 0, 0, 0, 1, 0, 0, 0, 1}};
   return inside;
 }
 
+template <class T>
 void solve(Block& matrices) {
-  for (int sweep = 0; sweep < jacobi_sweeps; ++sweep)
+  for (int sweep = 0; sweep < jacobi_sweeps; ++sweep) {
     for (int64_t i = 0; i < block; ++i) {
       Jacobi3 a = matrices.get(i);
-      jacobi_sweep(a);
+      jacobi_sweep(a, kJacobiTolerance<T>);
       matrices.set(i, a);
     }
+    int64_t left = 0;
+    for (int64_t i = 0; i < block; ++i) left += !jacobi_done(matrices.get(i), kJacobiTolerance<T>);
+    if (left == 0) return;
+  }
+}
+
+// As Block.
+template <class T>
+struct ShapeBlock {
+  T eigenvalues[3][block];
+  T normal[3][block];
+  T features[num_shape_features][block];
+
+  void set(int64_t i, const Shape<T>& shape) {
+    for (int j = 0; j < 3; ++j) eigenvalues[j][i] = shape.eigenvalues[j];
+    for (int j = 0; j < 3; ++j) normal[j][i] = shape.normal[j];
+    for (int j = 0; j < num_shape_features; ++j) features[j][i] = shape.features[j];
+  }
+};
+
+template <int Dims, class T>
+void write(const ShapeBlock<T>& shapes, const LocalGeometry<T>& a, int64_t first, int64_t count) {
+  T *eigenvalues = a.eigenvalues + first * Dims, *normals = a.normals + first * Dims;
+  T* features = a.features + first * num_shape_features;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int j = 0; j < Dims; ++j) eigenvalues[i * Dims + j] = shapes.eigenvalues[j][i];
+    for (int j = 0; j < Dims; ++j) normals[i * Dims + j] = shapes.normal[j][i];
+    for (int j = 0; j < num_shape_features; ++j) features[i * num_shape_features + j] = shapes.features[j][i];
+  }
 }
 
 template <int Dims, class T>
@@ -73,6 +118,7 @@ bool run(const LocalGeometry<T>& a, const Parallel& parallel) {
   std::atomic<bool> inside{true};
   parallel.ranges(a.num_lists, 256, [&](int64_t begin, int64_t end) {
     Block matrices{};
+    ShapeBlock<T> shapes;
     for (int64_t first = begin; first < end; first += block) {
       const int64_t count = std::min(block, end - first);
       for (int64_t i = 0; i < count; ++i) {
@@ -80,12 +126,9 @@ bool run(const LocalGeometry<T>& a, const Parallel& parallel) {
         if (!covariance<Dims>(a, first + i, matrix)) inside = false;
         matrices.set(i, matrix);
       }
-      solve(matrices);
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t list = first + i;
-        write_shape<Dims>(matrices.get(i), a.eigenvalues + list * Dims, a.normals + list * Dims,
-                          a.features + list * num_shape_features);
-      }
+      solve<T>(matrices);
+      for (int64_t i = 0; i < block; ++i) shapes.set(i, shape_of<Dims, T>(matrices.get(i)));
+      write<Dims>(shapes, a, first, count);
     }
   });
   return inside;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kThreads = 128;
 
-// One thread a list: its covariance, then the same sweeps as on the CPU.
+// One thread a list: its covariance, then the CPU's sweeps.
 template <int Dims, class T>
 __device__ Jacobi3 covariance(const LocalGeometry<T>& a, int64_t list) {
   double origin[Dims] = {}, sum[Dims] = {}, product[Dims][Dims] = {};
@@ -33,8 +33,8 @@ __device__ Jacobi3 covariance(const LocalGeometry<T>& a, int64_t list) {
     }
     count += 1;
   }
-  if (count == 0) count = 1;
-  const auto of = [&](int d, int e) { return product[d][e] / count - sum[e] / count * (sum[d] / count); };
+  const double share = 1.0 / (count > 0 ? count : 1.0);
+  const auto of = [&](int d, int e) { return product[d][e] * share - sum[d] * share * (sum[e] * share); };
   constexpr int kLast = Dims - 1;
   // In the plane, an eigenvalue below all others keeps the third axis last.
   return {{of(0, 0), of(1, 1), Dims == 3 ? of(kLast, kLast) : -1.0},
@@ -46,9 +46,17 @@ template <int Dims, class T>
 __global__ void __launch_bounds__(kThreads) geometry_kernel(LocalGeometry<T> a) {
   for (int64_t list = thread_in_grid(); list < a.num_lists; list += threads_in_grid()) {
     Jacobi3 solved = covariance<Dims>(a, list);
-    for (int sweep = 0; sweep < jacobi_sweeps; ++sweep) jacobi_sweep(solved);
-    write_shape<Dims>(solved, a.eigenvalues + list * Dims, a.normals + list * Dims,
-                      a.features + list * num_shape_features);
+    constexpr double kTolerance = kJacobiTolerance<T>;
+    for (int sweep = 0; sweep < jacobi_sweeps && !jacobi_done(solved, kTolerance); ++sweep)
+      jacobi_sweep(solved, kTolerance);
+    const Shape<T> shape = shape_of<Dims, T>(solved);
+#pragma unroll
+    for (int d = 0; d < Dims; ++d) {
+      a.eigenvalues[list * Dims + d] = shape.eigenvalues[d];
+      a.normals[list * Dims + d] = shape.normal[d];
+    }
+#pragma unroll
+    for (int f = 0; f < num_shape_features; ++f) a.features[list * num_shape_features + f] = shape.features[f];
   }
 }
 

@@ -1,7 +1,10 @@
 // Eigenvalues, eigenvectors and shape features of small covariance matrices, for host and device alike.
 #pragma once
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
+#include <limits>
 
 #include "host_device.h"
 
@@ -15,17 +18,28 @@ struct Jacobi3 {
   double v[9];
 };
 
-// One Jacobi rotation that makes the entry (p, q) zero; r is the third axis. Free of branches, so that a loop over
-// matrices vectorises.
-PCSEG_HD inline void jacobi_rotate(double& pp, double& qq, double& pq, double& rp, double& rq, double* v, int p, int q) {
+// Beyond this an off-diagonal entry, relative to its two diagonal ones, changes nothing that T can hold.
+template <class T>
+constexpr double kJacobiTolerance = sizeof(T) == 4 ? 0x1p-30 : 0x1p-54;
+
+PCSEG_HD inline bool jacobi_small(double pp, double qq, double pq, double tolerance) {
+  return std::fabs(pq) <= tolerance * (std::fabs(pp) + std::fabs(qq));
+}
+
+// One Jacobi rotation that makes the entry (p, q) zero, none where it is small; r is the third axis. Free of branches,
+// so that a loop over matrices vectorises.
+PCSEG_HD inline void jacobi_rotate(double& pp, double& qq, double& pq, double& rp, double& rq, double* v, int p, int q,
+                                   double tolerance) {
+  const bool small = jacobi_small(pp, qq, pq, tolerance);
   const double gap = qq - pp;
   const double root = std::sqrt(gap * gap + 4.0 * pq * pq);
   // The addend keeps 0 / 0 away and is lost beside any other denominator.
-  const double t = 2.0 * pq / std::copysign(std::fabs(gap) + root + 1e-300, gap);
+  const double tangent = 2.0 * pq / std::copysign(std::fabs(gap) + root + 1e-300, gap);
+  const double t = small ? 0.0 : tangent;
   const double c = 1.0 / std::sqrt(t * t + 1.0), s = t * c;
   pp -= t * pq;
   qq += t * pq;
-  pq = 0.0;
+  pq = small ? pq : 0.0;
   const double old_rp = rp;
   rp = c * old_rp - s * rq;
   rq = s * old_rp + c * rq;
@@ -36,65 +50,135 @@ PCSEG_HD inline void jacobi_rotate(double& pp, double& qq, double& pq, double& r
   }
 }
 
-// Convergence is quadratic: five sweeps bring any matrix to rounding. Always the same number, so that a result does not
-// depend on what else is solved beside it.
+// Convergence is quadratic: four sweeps do for nearly all, and no matrix needs more than these.
 constexpr int jacobi_sweeps = 6;
 
-PCSEG_HD inline void jacobi_sweep(Jacobi3& a) {
-  jacobi_rotate(a.diagonal[0], a.diagonal[1], a.off[0], a.off[1], a.off[2], a.v, 0, 1);
-  jacobi_rotate(a.diagonal[0], a.diagonal[2], a.off[1], a.off[0], a.off[2], a.v, 0, 2);
-  jacobi_rotate(a.diagonal[1], a.diagonal[2], a.off[2], a.off[0], a.off[1], a.v, 1, 2);
+// Whether a sweep would change nothing: so it may be left out, and a result does not depend on what is solved beside it.
+PCSEG_HD inline bool jacobi_done(const Jacobi3& a, double tolerance) {
+  return jacobi_small(a.diagonal[0], a.diagonal[1], a.off[0], tolerance) &
+         jacobi_small(a.diagonal[0], a.diagonal[2], a.off[1], tolerance) &
+         jacobi_small(a.diagonal[1], a.diagonal[2], a.off[2], tolerance);
 }
 
-// Orders the eigenvalues descending, equal ones as they are.
-PCSEG_HD inline void jacobi_sort(const Jacobi3& a, int* order) {
-  const double* d = a.diagonal;
-  order[0] = d[0] >= d[1] ? (d[0] >= d[2] ? 0 : 2) : (d[1] >= d[2] ? 1 : 2);
-  order[2] = d[2] <= d[1] ? (d[2] <= d[0] ? 2 : 0) : (d[1] <= d[0] ? 1 : 0);
-  order[1] = 3 - order[0] - order[2];
+PCSEG_HD inline void jacobi_sweep(Jacobi3& a, double tolerance) {
+  jacobi_rotate(a.diagonal[0], a.diagonal[1], a.off[0], a.off[1], a.off[2], a.v, 0, 1, tolerance);
+  jacobi_rotate(a.diagonal[0], a.diagonal[2], a.off[1], a.off[0], a.off[2], a.v, 0, 2, tolerance);
+  jacobi_rotate(a.diagonal[1], a.diagonal[2], a.off[2], a.off[0], a.off[1], a.v, 1, 2, tolerance);
+}
+
+// The bits of a number as an integer, its exponent and a number whose low bits count fractions of two.
+template <class T>
+struct Bits;
+template <>
+struct Bits<float> {
+  using Integer = uint32_t;
+  static constexpr int kMantissa = 23, kBias = 127, kTerms = 5, kSteps = 2, kFraction = 8;
+  static constexpr Integer kHalfRoot = 0x3f3504f3, kOne = 0x3f800000, kWhole = 0x4b000000;  // 1 / sqrt 2, 1, 2^23
+};
+template <>
+struct Bits<double> {
+  using Integer = uint64_t;
+  static constexpr int kMantissa = 52, kBias = 1023, kTerms = 10, kSteps = 3, kFraction = 20;
+  static constexpr Integer kHalfRoot = 0x3fe6a09e667f3bcd, kOne = 0x3ff0000000000000, kWhole = 0x4330000000000000;
+};
+
+// The logarithm of 0 < x < infinity to a few last bits, from operations that round alike on every device and vectorise;
+// of 0 some negative number.
+template <class T>
+PCSEG_HD inline T natural_log(T x) {
+  using B = Bits<T>;
+  using Integer = typename B::Integer;
+  const Integer bits = std::bit_cast<Integer>(x);
+  const Integer biased = (bits + (B::kOne - B::kHalfRoot)) >> B::kMantissa;
+  const T whole = static_cast<T>(Integer{1} << B::kMantissa) + B::kBias;
+  const T exponent = std::bit_cast<T>(biased | B::kWhole) - whole;
+  const T m = std::bit_cast<T>(bits - (biased << B::kMantissa) + B::kOne);  // from 1 / sqrt 2 to sqrt 2
+  const T s = (m - 1) / (m + 1), z = s * s;
+  T series = T(1) / (2 * B::kTerms + 1);
+  for (int i = 2 * B::kTerms - 1; i >= 3; i -= 2) series = series * z + T(1) / i;
+  return exponent * T(0.693147180559945309417) + (2 * s + 2 * s * z * series);
+}
+
+// The cube root of 0 <= x <= 1, likewise: a guess from the exponent, then Halley's steps.
+template <class T>
+PCSEG_HD inline T cube_root(T x) {
+  using B = Bits<T>;
+  constexpr T kTiny = std::numeric_limits<T>::min();
+  const T third = natural_log(x) * T(1 / 3.0 / 0.693147180559945309417) + B::kBias;
+  // Added to this, the last bit is worth 2^-kFraction: moved up, the bits are those of 2^third, but for a few per cent.
+  const T shift = static_cast<T>(uint64_t{3} << (B::kMantissa - B::kFraction - 1));
+  T y = std::bit_cast<T>(std::bit_cast<typename B::Integer>(third + shift) << (B::kMantissa - B::kFraction));
+  for (int i = 0; i < B::kSteps; ++i) {
+    const T cube = y * y * y;
+    y = y * ((cube + 2 * x + kTiny) / (2 * cube + x + kTiny));
+  }
+  const T most = x * (1 / kTiny);  // 0 for 0, else beyond any root
+  return y < most ? y : most;
 }
 
 constexpr int num_shape_features = 8;
 
-// Features of eigenvalues l[0] >= .. >= l[dims - 1] >= 0 (dims 2 or 3) and of the last component of the unit normal, in
-// the order linearity, planarity, sphericity, omnivariance, anisotropy, eigenentropy, change of curvature, verticality.
-// Where l[0] is 0 all are 0 that depend on the eigenvalues.
+// What local_geometry gives of a solved covariance: eigenvalues descending, not negative; the unit eigenvector of the
+// least, its last nonzero component positive, (0, .., 0, 1) where all eigenvalues are 0; linearity, planarity,
+// sphericity, omnivariance, anisotropy, eigenentropy, change of curvature, verticality. Where the first eigenvalue is 0
+// all features are 0 that depend on the eigenvalues.
 template <class T>
-PCSEG_HD inline void shape_features(const double* l, int dims, double normal_up, T* out) {
-  const double first = l[0] > 0.0 ? l[0] : 1.0, least = l[dims - 1];
-  const double sum = l[0] + l[1] + (dims == 3 ? l[2] : 0.0), whole = sum > 0.0 ? sum : 1.0;
-  T entropy = 0;
-  for (int i = 0; i < dims; ++i) {
-    const T share = static_cast<T>(l[i] / whole);
-    if (share > T(0)) entropy -= share * std::log(share);
-  }
-  out[0] = static_cast<T>((l[0] - l[1]) / first);
-  out[1] = dims == 3 ? static_cast<T>((l[1] - l[2]) / first) : T(0);
-  out[2] = static_cast<T>(least / first);
-  out[3] = static_cast<T>(dims == 3 ? std::cbrt(l[0] * l[1] * l[2]) : std::sqrt(l[0] * l[1]));
-  out[4] = static_cast<T>((l[0] - least) / first);
-  out[5] = entropy;
-  out[6] = static_cast<T>(least / whole);
-  out[7] = static_cast<T>(1.0 - std::fabs(normal_up));
-}
+struct Shape {
+  T eigenvalues[3];
+  T normal[3];
+  T features[num_shape_features];
+};
 
-// What local_geometry gives of a solved covariance: eigenvalues (Dims) descending, not negative; the unit eigenvector of
-// the least (Dims), its last nonzero component positive, (0, .., 0, 1) where all eigenvalues are 0; the features.
+// Free of branches, as jacobi_rotate. Of equal eigenvalues the last axis's counts as the least.
 template <int Dims, class T>
-PCSEG_HD inline void write_shape(const Jacobi3& solved, T* eigenvalues, T* normal, T* features) {
-  int order[3];
-  jacobi_sort(solved, order);
-  double value[Dims], axis[Dims];
-  for (int d = 0; d < Dims; ++d) value[d] = solved.diagonal[order[d]] > 0.0 ? solved.diagonal[order[d]] : 0.0;
-  for (int d = 0; d < Dims; ++d) axis[d] = value[0] > 0.0 ? solved.v[3 * d + order[Dims - 1]] : d == Dims - 1;
-  int last = Dims - 1;
-  while (last > 0 && axis[last] == 0.0) --last;
-  const double sign = axis[last] < 0.0 ? -1.0 : 1.0;
-  for (int d = 0; d < Dims; ++d) {
-    eigenvalues[d] = static_cast<T>(value[d]);
-    normal[d] = static_cast<T>(sign * axis[d]);
+PCSEG_HD inline Shape<T> shape_of(const Jacobi3& solved) {
+  static_assert(Dims == 2 || Dims == 3);
+  const double x = solved.diagonal[0], y = solved.diagonal[1], z = solved.diagonal[2];
+  const double *v = solved.v;
+  const double low = y < x ? y : x, high = y < x ? x : y;
+  double l[3], axis[3];
+  if constexpr (Dims == 2) {
+    const bool second = y <= x;
+    l[0] = high, l[1] = low, l[2] = 0.0;
+    for (int d = 0; d < 2; ++d) axis[d] = second ? v[3 * d + 1] : v[3 * d];
+    axis[2] = 0.0;
+  } else {
+    const bool third = z <= low, second = y <= x;
+    const double inner = high < z ? high : z;
+    l[0] = high < z ? z : high, l[1] = low < inner ? inner : low, l[2] = third ? z : low;
+    for (int d = 0; d < 3; ++d) {
+      const double other = second ? v[3 * d + 1] : v[3 * d];
+      axis[d] = third ? v[3 * d + 2] : other;
+    }
   }
-  shape_features(value, Dims, axis[Dims - 1], features);
+  for (int d = 0; d < 3; ++d) l[d] = l[d] > 0.0 ? l[d] : 0.0;
+  const bool flat = !(l[0] > 0.0);
+  for (int d = 0; d < Dims; ++d) axis[d] = flat ? (d == Dims - 1 ? 1.0 : 0.0) : axis[d];
+  double leading = axis[0];
+  for (int d = 1; d < Dims; ++d) leading = axis[d] != 0.0 ? axis[d] : leading;
+  const double sign = leading < 0.0 ? -1.0 : 1.0;
+
+  Shape<T> out;
+  for (int d = 0; d < 3; ++d) out.eigenvalues[d] = static_cast<T>(l[d]), out.normal[d] = static_cast<T>(sign * axis[d]);
+  const double some = flat ? 1.0 : 0.0, first = l[0] + some, whole = l[0] + l[1] + l[2] + some, least = l[Dims - 1];
+  T entropy = 0;
+  for (int d = 0; d < Dims; ++d) {
+    const T share = static_cast<T>(l[d] / whole);
+    entropy -= share * natural_log(share);
+  }
+  const double middle = l[1] / first, last = least / first;
+  out.features[0] = static_cast<T>((l[0] - l[1]) / first);
+  out.features[1] = Dims == 3 ? static_cast<T>((l[1] - l[2]) / first) : T(0);
+  out.features[2] = static_cast<T>(last);
+  if constexpr (Dims == 3)
+    out.features[3] = static_cast<T>(l[0] * static_cast<double>(cube_root(static_cast<T>(middle * last))));
+  else
+    out.features[3] = static_cast<T>(l[0] * std::sqrt(middle));
+  out.features[4] = static_cast<T>((l[0] - least) / first);
+  out.features[5] = entropy;
+  out.features[6] = static_cast<T>(least / whole);
+  out.features[7] = static_cast<T>(1.0 - std::fabs(axis[Dims - 1]));
+  return out;
 }
 
 }  // namespace pcseg

@@ -2,64 +2,34 @@
 
 #include <cmath>
 #include <memory>
+#include <vector>
 
+#include "aligned_array.h"
+#include "leaf_walk.h"
 #include "nearest_list.h"
-#include "point_index.h"
-#include "simd.h"
 
 namespace pcseg::PCSEG_ISA {
 namespace {
 
-constexpr int kMaxDim = 8, kMaxLevels = 8;
-constexpr int kGroup = kFanOut;        // queries that share a walk through the index
-constexpr int kMaxLeaves = 128;        // leaves around a group; groups with more are halved
-constexpr int kMaxOpen = 512;          // boxes of one level that a walk keeps
 constexpr int64_t kGroupsPerTask = 16;
-
-// A bound from the triangle inequality must not lose to rounding, nor to squares too small for the format.
-template <class T>
-T safe_square(T r) {
-  constexpr T kSlack = std::is_same_v<T, float> ? T(1.00001) : T(1.0000000001);
-  constexpr T kTiny = std::numeric_limits<T>::min() * 16, kMax = std::numeric_limits<T>::max();
-  return std::min(r * r * kSlack + kTiny, kMax);
-}
 
 template <class T>
 struct alignas(64) Workspace {
-  // Leaves around the group, with their boxes.
-  T bounds[2 * kMaxDim][kMaxLeaves + kLaneCount];
-  int32_t leaf[kMaxLeaves + kLaneCount];
+  NearLeaves<T> near;
   int32_t near_leaf[kMaxLeaves + kLaneCount];
-  int32_t open[2][kMaxOpen + kLaneCount];
   // Candidates of a query and of the one before, each with room to shrink into.
   T sq_dist[4][kMaxRanked + 2 * kLaneCount];
   int32_t row[4][kMaxRanked + 2 * kLaneCount];
-  // Results of the group.
+  // Results of the group, and the distance to each query's last neighbour: infinite where there is none, or none yet.
   T best[kGroup][kMaxRanked];
   int32_t best_row[kGroup][kMaxRanked];
   int best_count[kGroup];
   T radius[kGroup];
+  T bound[kGroup];  // squared; where few neighbours are wanted
+  // The same of the group before, with its queries: near, most often.
+  T before_radius[kGroup];
+  T before_coords[kMaxDim * kGroup];
   NearestList<T> list;
-};
-
-// The leaves of one cloud as a part of the index.
-struct CloudRange {
-  int64_t first, last;  // leaf
-  int top;              // level whose boxes of this cloud lie in one group of 16
-
-  CloudRange(int64_t begin, int64_t end) : first(begin), last(end - 1), top(0) {
-    while (first >> kLogFanOut * (top + 1) != last >> kLogFanOut * (top + 1)) ++top;
-  }
-  int64_t top_group() const { return first >> kLogFanOut * (top + 1); }
-  // Which of 16 boxes hold leaves of the cloud.
-  PCSEG_INLINE Mask members(int level, int64_t group) const {
-    const int64_t low = (first >> kLogFanOut * level) - group * kFanOut;
-    const int64_t high = (last >> kLogFanOut * level) - group * kFanOut;
-    Mask mask = kAllLanes;
-    if (low > 0) mask &= kAllLanes << low;
-    if (high < kFanOut - 1) mask &= (Mask{2} << high) - 1;
-    return mask;
-  }
 };
 
 // D: number of coordinates, 0 for any up to kMaxDim.
@@ -67,9 +37,9 @@ template <class T, int D>
 class Search {
  public:
   Search(const NeighborSearch<T>& a, const PointIndex<T>& index, const PointIndex<T>& queries)
-      : a_(a), index_(index), queries_(queries), self_(&index == &queries) {}
+      : a_(a), walk_(index, a.dim), index_(index), queries_(queries), self_(&index == &queries) {}
 
-  // All queries of one leaf of `queries`.
+  // All queries of one leaf of `queries`. w.before_* may hold the leaf before.
   void run(int64_t query_leaf, int64_t cloud, Workspace<T>& w) const {
     const int32_t* rows = queries_.rows(query_leaf);
     int count = 0;
@@ -85,7 +55,10 @@ class Search {
       return;
     }
     std::fill_n(w.radius, kGroup, kInfinity);
+    if (few()) bounds_of_few(query_leaf, count, range).store(w.bound);
     search_group(query_leaf, 0, count, range, w);
+    std::copy_n(queries_.coords(query_leaf), dim() * kGroup, w.before_coords);
+    std::copy_n(w.radius, kGroup, w.before_radius);
   }
 
   void write(int32_t query, int64_t count, const T* sq_dist, const int32_t* row) const {
@@ -101,47 +74,54 @@ class Search {
  private:
   static constexpr T kInfinity = std::numeric_limits<T>::infinity();
   static constexpr T kMax = std::numeric_limits<T>::max();
-  static constexpr int kDims = D ? D : kMaxDim;
+  static constexpr int kFew = 3;     // neighbours for which a leaf close by bounds the distance well
+  static constexpr int kSeeds = 3;   // such leaves
+  // Leaves around a group beyond which a closer bound is worth a search.
+  static constexpr int kManyLeaves = 80, kManyLeavesOfFew = 48;
 
-  struct Point {
-    Lanes<T> x[kDims];
-  };
+  using Point = typename LeafWalk<T, D>::Point;
   struct Found {  // candidates in a buffer of the workspace
     int buffer, count;
   };
 
   int dim() const { return D ? D : static_cast<int>(a_.dim); }
+  bool few() const { return a_.k <= kFew; }
   T limit() const { return std::min(a_.max_sq_dist, kMax); }
 
-  Point point(int64_t query_leaf, int i) const {
-    Point p;
-    for (int d = 0; d < dim(); ++d) p.x[d] = Lanes<T>::fill(queries_.coords(query_leaf)[d * kFanOut + i]);
-    return p;
-  }
+  Point point(int64_t query_leaf, int i) const { return walk_.point(queries_.coords(query_leaf), i); }
 
-  // Rounding keeps order, and every distance is computed alike: no point in a box is nearer than the box, bit for bit.
-  PCSEG_INLINE Lanes<T> sq_dist_to_points(const T* coords, const Point& p) const {
-    Lanes<T> sum = Lanes<T>::fill(0);
-    for (int d = 0; d < dim(); ++d) {
-      const Lanes<T> difference = Lanes<T>::load(coords + d * kFanOut) - p.x[d];
-      sum = d == 0 ? difference * difference : sum + difference * difference;
+  // For each query of the leaf a squared distance within which there are k <= kFew points: the k-th smallest in a leaf close
+  // by, or the limit. One query a lane.
+  Lanes<T> bounds_of_few(int64_t query_leaf, int count, const CloudRange& range) const {
+    const T* coords = queries_.coords(query_leaf);
+    Lanes<T> best[kFew];
+    for (auto& b : best) b = Lanes<T>::fill(limit());
+    int64_t leaves[kSeeds];
+    for (int seed = 0; seed < kSeeds; ++seed) {
+      const Lanes<T> bound = keep(kAllLanes >> (kGroup - count), best[a_.k - 1], T(-1));
+      const int lane = seed == 0 ? count / 2 : __builtin_ctz(equal(bound, Lanes<T>::fill(largest(bound))));
+      leaves[seed] = seed == 0 && self_ ? query_leaf : walk_.close_leaf(walk_.point(coords, lane), range);
+      if (std::find(leaves, leaves + seed, leaves[seed]) != leaves + seed) break;
+      const T* points = index_.coords(leaves[seed]);
+      for (int i = 0; i < kFanOut; ++i) {
+        Lanes<T> sq_dist = Lanes<T>::fill(0);
+        for (int d = 0; d < dim(); ++d) {
+          const Lanes<T> difference = Lanes<T>::fill(points[d * kFanOut + i]) - Lanes<T>::load(coords + d * kFanOut);
+          sq_dist = d == 0 ? difference * difference : sq_dist + difference * difference;
+        }
+        for (int j = 0; j < a_.k; ++j) {
+          const Lanes<T> larger = max(sq_dist, best[j]);
+          best[j] = min(sq_dist, best[j]);
+          sq_dist = larger;
+        }
+      }
     }
-    return sum;
-  }
-  PCSEG_INLINE Lanes<T> sq_dist_to_boxes(const T* bounds, int64_t stride, const Point& low, const Point& high) const {
-    Lanes<T> sum = Lanes<T>::fill(0);
-    for (int d = 0; d < dim(); ++d) {
-      const Lanes<T> below = Lanes<T>::load(bounds + d * stride) - high.x[d];
-      const Lanes<T> above = low.x[d] - Lanes<T>::load(bounds + (dim() + d) * stride);
-      const Lanes<T> outside = max(max(below, above), Lanes<T>::fill(0));
-      sum = d == 0 ? outside * outside : sum + outside * outside;
-    }
-    return sum;
+    return best[a_.k - 1];
   }
 
   // The nearest of the cloud's points, nearest boxes first, into w.list, which the caller has reset.
   void descend(int level, int64_t group, const Point& p, const CloudRange& range, NearestList<T>& list) const {
-    Lanes<T> sq_dist = sq_dist_to_boxes(index_.boxes(level, group), kFanOut, p, p);
+    Lanes<T> sq_dist = walk_.sq_dist_to_boxes(index_.boxes(level, group), kFanOut, p, p);
     sq_dist = keep(range.members(level, group), sq_dist, kInfinity);
     const int32_t* lowest_row = index_.lowest_rows(level, group);
     while (true) {
@@ -154,7 +134,7 @@ class Search {
       if (level > 0)
         descend(level - 1, child, p, range, list);
       else
-        list.push(sq_dist_to_points(index_.coords(child), p), index_.rows(child));
+        list.push(walk_.sq_dist_to_points(index_.coords(child), p), index_.rows(child));
     }
   }
 
@@ -171,7 +151,7 @@ class Search {
     if (seed >= 0) {
       list.reset(a_.k, bound);
       for (int64_t leaf = std::max(range.first, seed - 1); leaf <= std::min(range.last, seed + 1); ++leaf)
-        list.push(sq_dist_to_points(index_.coords(leaf), p), index_.rows(leaf));
+        list.push(walk_.sq_dist_to_points(index_.coords(leaf), p), index_.rows(leaf));
       list.finish();
       if (list.size() == a_.k) bound = list.sq_dist()[a_.k - 1];
     }
@@ -181,69 +161,20 @@ class Search {
     return list.size() == a_.k ? std::sqrt(list.sq_dist()[a_.k - 1]) : kInfinity;
   }
 
-  // The cloud's leaves within the distance of the box [low, high], with their boxes, into w; -1 if there are too many.
-  int collect(const Point& low, const Point& high, T max_sq_dist, const CloudRange& range, Workspace<T>& w) const {
-    const Lanes<T> reach = Lanes<T>::fill(max_sq_dist);
-    int current = 0, count = 1;
-    w.open[0][0] = static_cast<int32_t>(range.top_group());
-    for (int level = range.top; level > 0; --level) {
-      int found = 0;
-      for (int i = 0; i < count; ++i) {
-        const int64_t group = w.open[current][i];
-        const Lanes<T> sq_dist = sq_dist_to_boxes(index_.boxes(level, group), kFanOut, low, high);
-        const Mask near = less_equal(sq_dist, reach) & range.members(level, group);
-        compress(near, Lanes<int32_t>::iota() + Lanes<int32_t>::fill(static_cast<int32_t>(group * kFanOut)),
-                 w.open[1 - current] + found);
-        found += __builtin_popcount(near);
-        if (found > kMaxOpen) return -1;
-      }
-      current = 1 - current;
-      count = found;
-    }
-    int found = 0;
-    for (int i = 0; i < count; ++i) {
-      const int64_t group = w.open[current][i];
-      const T* bounds = index_.boxes(0, group);
-      const Mask near =
-          less_equal(sq_dist_to_boxes(bounds, kFanOut, low, high), reach) & range.members(0, group);
-      if (near == 0) continue;
-      compress(near, Lanes<int32_t>::iota() + Lanes<int32_t>::fill(static_cast<int32_t>(group * kFanOut)),
-               w.leaf + found);
-      for (int b = 0; b < 2 * dim(); ++b) compress(near, Lanes<T>::load(bounds + b * kFanOut), w.bounds[b] + found);
-      found += __builtin_popcount(near);
-      if (found > kMaxLeaves) return -1;
-    }
-    for (int b = 0; b < 2 * dim(); ++b) Lanes<T>::fill(b < dim() ? kInfinity : -kInfinity).store(w.bounds[b] + found);
-    return found;
-  }
-
   // Queries begin .. end of a leaf; w.radius has the distance to the last neighbour of those already done.
   void search_group(int64_t query_leaf, int begin, int end, const CloudRange& range, Workspace<T>& w) const {
     const T* coords = queries_.coords(query_leaf);
     Point low, high, centre;
-    T sq_half = 0;
+    const Mask lanes = (kAllLanes >> (kGroup - end)) & (kAllLanes << begin);
     for (int d = 0; d < dim(); ++d) {
-      const auto [least, most] = std::minmax_element(coords + d * kFanOut + begin, coords + d * kFanOut + end);
-      low.x[d] = Lanes<T>::fill(*least);
-      high.x[d] = Lanes<T>::fill(*most);
-      centre.x[d] = Lanes<T>::fill(*least / 2 + *most / 2);
-    }
-    for (int i = begin; i < end; ++i) {
-      T sum = 0;
-      for (int d = 0; d < dim(); ++d) {
-        const T difference = coords[d * kFanOut + i] - centre.x[d].v[0][0];
-        sum += difference * difference;
-      }
-      sq_half = std::max(sq_half, sum);
+      const Lanes<T> x = Lanes<T>::load(coords + d * kFanOut);
+      const T least = smallest(keep(lanes, x, kInfinity)), most = largest(keep(lanes, x, -kInfinity));
+      low.x[d] = Lanes<T>::fill(least);
+      high.x[d] = Lanes<T>::fill(most);
+      centre.x[d] = Lanes<T>::fill(least / 2 + most / 2);
     }
     T centre_radius = kInfinity;
-    int leaves = -1;
-    const bool bounded = a_.max_sq_dist < kInfinity;
-    if (bounded) leaves = collect(low, high, limit(), range, w);
-    if (!bounded || leaves < 0 || leaves * kFanOut > 16 * a_.k + 256) {
-      centre_radius = radius_of_k(centre, self_ ? query_leaf : -1, range, w.list);
-      leaves = collect(low, high, std::min(limit(), safe_square(centre_radius + std::sqrt(sq_half))), range, w);
-    }
+    const int leaves = collect(query_leaf, begin, end, low, high, centre, centre_radius, range, w);
     if (leaves < 0 && end - begin > 1) {
       const int middle = (begin + end) / 2;
       search_group(query_leaf, begin, middle, range, w);
@@ -252,6 +183,42 @@ class Search {
     }
     if (leaves < 0) return search_alone(query_leaf, begin, range, w);
     search_among(query_leaf, begin, end, leaves, centre, centre_radius, w);
+  }
+
+  // Leaves with the k nearest of each query. centre_radius: within it of the centre are k points; infinite if not known.
+  int collect(int64_t query_leaf, int begin, int end, const Point& low, const Point& high, const Point& centre,
+              T& centre_radius, const CloudRange& range, Workspace<T>& w) const {
+    const T* coords = queries_.coords(query_leaf);
+    if (few() || a_.max_sq_dist < kInfinity) {
+      const T bound = few() ? *std::max_element(w.bound + begin, w.bound + end) : limit();
+      const int leaves = walk_.collect(low, high, bound, range, w.near);
+      if (leaves >= 0 && leaves * kFanOut <= (few() ? kManyLeavesOfFew * kFanOut : 16 * a_.k + 256)) return leaves;
+    }
+    T sq_half = 0;
+    for (int i = begin; i < end; ++i) {
+      T sum = 0;
+      for (int d = 0; d < dim(); ++d) {
+        const T difference = coords[d * kFanOut + i] - centre.x[d].v[0][0];
+        sum += difference * difference;
+      }
+      sq_half = std::max(sq_half, sum);
+    }
+    const auto within_reach = [&](T radius) {
+      centre_radius = radius;
+      return walk_.collect(low, high, std::min(limit(), safe_square(radius + std::sqrt(sq_half))), range, w.near);
+    };
+    // k points lie within the distance to a query that is done, and from there to its last neighbour.
+    const T bound = std::min(within(w.before_coords, w.before_radius, centre), within(coords, w.radius, centre));
+    if (bound < kInfinity) {
+      const int leaves = within_reach(bound);
+      if (leaves >= 0 && leaves <= kManyLeaves) return leaves;
+    }
+    return within_reach(radius_of_k(centre, self_ ? query_leaf : -1, range, w.list));
+  }
+
+  // The smallest distance from p by way of one of 16 points and its radius.
+  T within(const T* coords, const T* radius, const Point& p) const {
+    return smallest(square_root(walk_.sq_dist_to_points(coords, p)) + Lanes<T>::load(radius));
   }
 
   void search_among(int64_t query_leaf, int begin, int end, int leaves, const Point& centre, T centre_radius,
@@ -271,21 +238,30 @@ class Search {
     };
     for (int i = begin; i < end; ++i) {
       const Point p = point(query_leaf, i);
-      T sq_centre = 0;
-      for (int d = 0; d < dim(); ++d) {
-        const T difference = p.x[d].v[0][0] - centre.x[d].v[0][0];
-        sq_centre += difference * difference;
+      T bound, safe;
+      if (few() && centre_radius == kInfinity) {
+        bound = safe = w.bound[i];
+      } else {
+        T sq_centre = 0;
+        for (int d = 0; d < dim(); ++d) {
+          const T difference = p.x[d].v[0][0] - centre.x[d].v[0][0];
+          sq_centre += difference * difference;
+        }
+        // k points lie within the safe bound; probably as many within the radius of the nearest query that is done.
+        T reach = centre_radius + std::sqrt(sq_centre), guess = centre_radius;
+        const auto look = [&](const T* done, Lanes<T> radius_of_done, const T* radius) {
+          const Lanes<T> via = square_root(walk_.sq_dist_to_points(done, p)) + radius_of_done;
+          const T nearest = smallest(via);
+          if (!(nearest <= reach)) return;
+          reach = nearest;
+          guess = radius[__builtin_ctz(equal(via, Lanes<T>::fill(nearest)))];
+        };
+        if (i == begin) look(w.before_coords, Lanes<T>::load(w.before_radius), w.before_radius);
+        look(coords, radii, w.radius);
+        safe = std::min(limit(), safe_square(reach));
+        if (few()) safe = std::min(safe, w.bound[i]);
+        bound = std::min(safe, guess * guess * T(1.21));
       }
-      // k points lie within the safe bound; probably as many within the radius of the nearest query that is done.
-      T reach = centre_radius + std::sqrt(sq_centre), guess = centre_radius;
-      const Lanes<T> via = square_root(sq_dist_to_points(coords, p)) + radii;
-      const T nearest = smallest(via);
-      if (nearest < reach) {
-        reach = nearest;
-        guess = w.radius[__builtin_ctz(equal(via, Lanes<T>::fill(nearest)))];
-      }
-      const T safe = std::min(limit(), safe_square(reach));
-      T bound = std::min(safe, guess * guess * T(1.21));
       Found found = gather(p, bound, leaves, (i & 1) * 2, w, ties);
       if (found.count < a_.k && bound < safe) found = gather(p, safe, leaves, (i & 1) * 2, w, ties);
       if (i > begin) finish(i - 1, before);
@@ -300,14 +276,14 @@ class Search {
     Lanes<T> limit = Lanes<T>::fill(bound);
     int near = 0;
     for (int first = 0; first < leaves; first += kLaneCount) {
-      const Mask mask = less_equal(sq_dist_to_boxes(w.bounds[0] + first, kMaxLeaves + kLaneCount, p, p), limit);
-      compress(mask, Lanes<int32_t>::load(w.leaf + first), w.near_leaf + near);
+      const Mask mask = less_equal(walk_.sq_dist_to_boxes(w.near.bounds[0] + first, kMaxLeaves + kLaneCount, p, p), limit);
+      compress(mask, Lanes<int32_t>::load(w.near.leaf + first), w.near_leaf + near);
       near += __builtin_popcount(mask);
     }
     int32_t limit_row = std::numeric_limits<int32_t>::max();
     int count = 0;
     for (int i = 0; i < near; ++i) {
-      const Lanes<T> sq_dist = sq_dist_to_points(index_.coords(w.near_leaf[i]), p);
+      const Lanes<T> sq_dist = walk_.sq_dist_to_points(index_.coords(w.near_leaf[i]), p);
       const Lanes<int32_t> row = Lanes<int32_t>::load(index_.rows(w.near_leaf[i]));
       const Mask mask = less(sq_dist, limit) | (equal(sq_dist, limit) & less(row, Lanes<int32_t>::fill(limit_row)));
       compress(mask, sq_dist, w.sq_dist[buffer] + count);
@@ -324,32 +300,57 @@ class Search {
   }
 
   const NeighborSearch<T>& a_;
+  const LeafWalk<T, D> walk_;
   const PointIndex<T>& index_;
   const PointIndex<T>& queries_;
   bool self_;
 };
 
+template <class T>
+PointIndex<T> build(const T* coords, const int64_t* offsets, int64_t points, bool with_boxes, const NeighborSearch<T>& a,
+                    AlignedArray<unsigned char>& memory, const Parallel& parallel) {
+  memory = AlignedArray<unsigned char>(
+      static_cast<int64_t>(PointIndexLayout(points, a.num_clouds, a.dim, sizeof(T), with_boxes).bytes));
+  build_point_index({coords, offsets, points, a.num_clouds, a.dim, with_boxes, memory.data()}, parallel);
+  return {memory.data(), points, a.num_clouds, a.dim, with_boxes};
+}
+
 template <class T, int D>
 void search(const NeighborSearch<T>& a, const Parallel& parallel) {
   const bool self = a.query == a.support && a.query_offsets == a.support_offsets && a.num_query == a.num_support;
-  const PointIndex<T> index(a.support, a.support_offsets, a.num_clouds, a.dim, true, parallel);
-  std::unique_ptr<PointIndex<T>> other;
-  if (!self) other.reset(new PointIndex<T>(a.query, a.query_offsets, a.num_clouds, a.dim, false, parallel));
-  const PointIndex<T>& queries = self ? index : *other;
+  AlignedArray<unsigned char> index_memory, query_memory;
+  const auto* given = static_cast<const unsigned char*>(a.support_index);
+  const PointIndex<T> index =
+      given ? PointIndex<T>(given, a.num_support, a.num_clouds, a.dim, true)
+            : build(a.support, a.support_offsets, a.num_support, true, a, index_memory, parallel);
+  const PointIndex<T> other =
+      self ? index : build(a.query, a.query_offsets, a.num_query, false, a, query_memory, parallel);
+  const PointIndex<T>& queries = self ? index : other;
   const Search<T, D> search(a, index, queries);
 
   std::vector<std::unique_ptr<Workspace<T>>> workspaces(parallel.threads());
   const int64_t groups = queries.num_leaves();
   parallel.tasks((groups + kGroupsPerTask - 1) / kGroupsPerTask, [&](int64_t task, int worker) {
     if (!workspaces[worker]) workspaces[worker].reset(new Workspace<T>());
+    std::fill_n(workspaces[worker]->before_radius, kGroup, std::numeric_limits<T>::infinity());
     int64_t leaf = task * kGroupsPerTask;
     const int64_t end = std::min(groups, leaf + kGroupsPerTask);
     for (int64_t cloud = queries.cloud_of_leaf(leaf); leaf < end; ++leaf) {
-      while (leaf >= queries.first_leaf(cloud + 1)) ++cloud;
+      while (leaf >= queries.first_leaf(cloud + 1)) {
+        ++cloud;
+        std::fill_n(workspaces[worker]->before_radius, kGroup, std::numeric_limits<T>::infinity());
+      }
       search.run(leaf, cloud, *workspaces[worker]);
     }
   });
-  for (const int32_t row : queries.left_out()) search.write(row, 0, nullptr, nullptr);
+  // Queries that are not finite are in no leaf.
+  parallel.ranges(a.num_query, 65536, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      T zero = 0;
+      for (int64_t d = 0; d < a.dim; ++d) zero += a.query[row * a.dim + d] * T(0);
+      if (!(zero == 0)) search.write(static_cast<int32_t>(row), 0, nullptr, nullptr);
+    }
+  });
 }
 
 }  // namespace

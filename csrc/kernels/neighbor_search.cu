@@ -201,8 +201,15 @@ __global__ void __launch_bounds__(kThreads) search_kernel(NeighborSearch<T> a, P
 
 template <class T, int Axes>
 void run(const NeighborSearch<T>& a, void* workspace, void* stream) {
-  const PointTree<T, Axes> tree = build_point_tree<T, Axes>(a.support, a.support_offsets, a.num_support, a.num_clouds,
-                                                            static_cast<int>(a.dim), workspace, stream);
+  PointTree<T, Axes> tree;
+  if (a.support_index) {
+    tree = point_tree_at<T, Axes>(a.support_index, a.num_support);
+  } else {
+    Arena arena(workspace);
+    void* memory = arena.take<unsigned char>(static_cast<int64_t>(point_tree_bytes<T, Axes>(a.num_support)));
+    tree = build_point_tree<T, Axes>(a.support, a.support_offsets, a.num_support, a.num_clouds, static_cast<int>(a.dim),
+                                     memory, arena.take<unsigned char>(0), stream);
+  }
   auto kernel = search_kernel<T, Axes, 2, false>;
   if constexpr (Axes == 3) {  // more dimensions are rare and get one kernel for everything
     const bool self = a.query == a.support && a.num_query == a.num_support;
@@ -224,13 +231,39 @@ void run(const NeighborSearch<T>& a, void* workspace, void* stream) {
 }  // namespace cuda
 
 template <class T>
-size_t neighbor_search_workspace_bytes(const NeighborSearch<T>& a) {
-  const int dim = static_cast<int>(a.dim);
-  return dim <= 3 ? cuda::point_tree_bytes<T, 3>(a.num_support, a.num_clouds, dim)
-                  : cuda::point_tree_bytes<T, cuda::kMaxDim>(a.num_support, a.num_clouds, dim);
+size_t search_tree_bytes(int64_t num_points, int64_t dim) {
+  return dim <= 3 ? cuda::point_tree_bytes<T, 3>(num_points) : cuda::point_tree_bytes<T, cuda::kMaxDim>(num_points);
 }
-template size_t neighbor_search_workspace_bytes(const NeighborSearch<float>& a);
-template size_t neighbor_search_workspace_bytes(const NeighborSearch<double>& a);
+template <class T>
+size_t search_tree_workspace_bytes(int64_t num_points, int64_t num_clouds, int64_t dim) {
+  const int axes = static_cast<int>(dim);
+  return dim <= 3 ? cuda::point_tree_workspace_bytes<T, 3>(num_points, num_clouds, axes)
+                  : cuda::point_tree_workspace_bytes<T, cuda::kMaxDim>(num_points, num_clouds, axes);
+}
+template <class T>
+void build_search_tree_cuda(const T* coords, const int64_t* offsets, int64_t num_points, int64_t num_clouds, int64_t dim,
+                            void* memory, void* workspace, void* stream) {
+  const int axes = static_cast<int>(dim);
+  if (dim <= 3)
+    cuda::build_point_tree<T, 3>(coords, offsets, num_points, num_clouds, axes, memory, workspace, stream);
+  else
+    cuda::build_point_tree<T, cuda::kMaxDim>(coords, offsets, num_points, num_clouds, axes, memory, workspace, stream);
+}
+template <class T>
+size_t neighbor_search_workspace_bytes(const NeighborSearch<T>& a) {
+  if (a.support_index) return 0;
+  cuda::Arena arena(nullptr);
+  arena.take<unsigned char>(static_cast<int64_t>(search_tree_bytes<T>(a.num_support, a.dim)));
+  return arena.used() + search_tree_workspace_bytes<T>(a.num_support, a.num_clouds, a.dim);
+}
+
+#define PCSEG_SEARCH_TREE(T)                                                                                          \
+  template size_t search_tree_bytes<T>(int64_t, int64_t);                                                             \
+  template size_t search_tree_workspace_bytes<T>(int64_t, int64_t, int64_t);                                          \
+  template void build_search_tree_cuda(const T*, const int64_t*, int64_t, int64_t, int64_t, void*, void*, void*);     \
+  template size_t neighbor_search_workspace_bytes(const NeighborSearch<T>& a);
+PCSEG_SEARCH_TREE(float)
+PCSEG_SEARCH_TREE(double)
 
 void neighbor_search_cuda(const NeighborSearch<float>& a, void* workspace, void* stream) {
   cuda::run(a, workspace, stream);

@@ -15,6 +15,8 @@ namespace pcseg {
 // sq_dist (num_query, k), infinity where there is none, or null if unwanted.
 // Neighbours have squared distances ((dx dx + dy dy) + dz dz), each operation rounded to T, that are finite and at most
 // max_sq_dist. So a point with a NaN or an infinite coordinate is nobody's neighbour and has none.
+// support_index: the index of support and its offsets, built before on the same device (point_index.h, point_tree.h), or
+// null.
 template <class T>
 struct NeighborSearch {
   const T* query;
@@ -29,6 +31,7 @@ struct NeighborSearch {
   T max_sq_dist;  // infinity: any
   int64_t* index;
   T* sq_dist;
+  const void* support_index = nullptr;
 };
 
 PCSEG_KERNEL(void neighbor_search(const NeighborSearch<float>& a, const Parallel& parallel))

@@ -12,7 +12,16 @@
 
 namespace pcseg {
 
-// Fewer than 2^31 - 33 rows each.
+// The index that NeighborSearch::support_index takes here. Fewer than 2^31 - 33 rows, as everywhere below.
+template <class T>
+size_t search_tree_bytes(int64_t num_points, int64_t dim);
+template <class T>
+size_t search_tree_workspace_bytes(int64_t num_points, int64_t num_clouds, int64_t dim);
+template <class T>
+void build_search_tree_cuda(const T* coords, const int64_t* offsets, int64_t num_points, int64_t num_clouds, int64_t dim,
+                            void* memory, void* workspace, void* stream);
+
+// 0 where the index is given.
 template <class T>
 size_t neighbor_search_workspace_bytes(const NeighborSearch<T>& a);
 

@@ -163,7 +163,8 @@ class Sorter {
       std::fill(counts.begin(), counts.end(), 0);
       for_parts([&](int part) {
         int64_t* count = counts.data() + part * kDigits;
-        for (int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i) ++count[digit(from[i])];
+        const int64_t end = n * (part + 1) / parts;
+        for (int64_t i = n * part / parts; i < end; ++i) ++count[digit(from[i])];
       });
       int64_t next = 0;
       for (int64_t d = 0; d < kDigits; ++d)
@@ -174,7 +175,8 @@ class Sorter {
         }
       for_parts([&](int part) {
         int64_t* place = counts.data() + part * kDigits;
-        for (int64_t i = n * part / parts; i < n * (part + 1) / parts; ++i) to[place[digit(from[i])]++] = from[i];
+        const int64_t end = n * (part + 1) / parts;
+        for (int64_t i = n * part / parts; i < end; ++i) to[place[digit(from[i])]++] = from[i];
       });
       std::swap(from, to);
     }

@@ -105,6 +105,21 @@ struct TreeArrays {
   T* low[Axes];
   T* high[Axes];
   int32_t* lowest_row;
+  uint64_t* key;
+  CurveFrame<T>* frame;
+
+  TreeArrays(Arena& arena, int64_t num_points, const TreeLevels& levels) {
+    const int64_t padded = int64_t{levels.count[0]} * kFanOut;
+    for (int d = 0; d < Axes; ++d) {
+      coords[d] = arena.take<T>(padded);
+      low[d] = arena.take<T>(levels.num_nodes);
+      high[d] = arena.take<T>(levels.num_nodes);
+    }
+    row = arena.take<int32_t>(padded);
+    lowest_row = arena.take<int32_t>(levels.num_nodes);
+    key = arena.take<uint64_t>(num_points);
+    frame = arena.take<CurveFrame<T>>(1);
+  }
 };
 
 // One warp a node, one lane a child: joins the lanes' boxes and rows and writes them as node `node`.
@@ -162,30 +177,18 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, int Axes>
 struct Workspace {
   Box<T, Axes>* parts;
-  CurveFrame<T>* frame;
-  uint64_t *key, *sorted_key;
+  uint64_t* key;
   int32_t *row, *order;
   unsigned char* sort;
   size_t sort_bytes;
-  TreeArrays<T, Axes> tree;
 
-  Workspace(Arena& arena, int64_t num_points, const TreeLevels& levels, int bits) {
-    const int64_t padded = int64_t{levels.count[0]} * kFanOut;
+  Workspace(Arena& arena, int64_t num_points, int bits) {
     parts = arena.take<Box<T, Axes>>(kBoundsBlocks);
-    frame = arena.take<CurveFrame<T>>(1);
     key = arena.take<uint64_t>(num_points);
-    sorted_key = arena.take<uint64_t>(num_points);
     row = arena.take<int32_t>(num_points);
     order = arena.take<int32_t>(num_points);
     sort_bytes = sort_workspace_bytes(num_points, bits);
     sort = arena.take<unsigned char>(static_cast<int64_t>(sort_bytes));
-    for (int d = 0; d < Axes; ++d) {
-      tree.coords[d] = arena.take<T>(padded);
-      tree.low[d] = arena.take<T>(levels.num_nodes);
-      tree.high[d] = arena.take<T>(levels.num_nodes);
-    }
-    tree.row = arena.take<int32_t>(padded);
-    tree.lowest_row = arena.take<int32_t>(levels.num_nodes);
   }
 };
 
@@ -196,53 +199,71 @@ int key_bits(int64_t num_clouds, int dim) {
 }  // namespace
 
 template <class T, int Axes>
-size_t point_tree_bytes(int64_t num_points, int64_t num_clouds, int dim) {
+size_t point_tree_bytes(int64_t num_points) {
   Arena arena(nullptr);
-  const Workspace<T, Axes> counted(arena, num_points, tree_levels(num_points), key_bits(num_clouds, dim));
+  const TreeArrays<T, Axes> counted(arena, num_points, tree_levels(num_points));
   return arena.used();
 }
 
 template <class T, int Axes>
-PointTree<T, Axes> build_point_tree(const T* coords, const int64_t* offsets, int64_t num_points, int64_t num_clouds,
-                                    int dim, void* workspace, void* stream) {
-  constexpr auto what = "point_tree";
-  const TreeLevels levels = tree_levels(num_points);
-  const int bits = key_bits(num_clouds, dim);
-  Arena arena(workspace);
-  const Workspace<T, Axes> w(arena, num_points, levels, bits);
-  if (num_points > 0) {
-    const unsigned blocks = blocks_for(num_points, kThreads), parts = std::min<unsigned>(blocks, kBoundsBlocks);
-    launch(what, bounds_kernel<T, Axes>, parts, kThreads, 0, stream, coords, num_points, dim, w.parts);
-    launch(what, frame_kernel<T, Axes>, 1, kThreads, 0, stream, w.parts, static_cast<int>(parts), num_clouds, dim,
-           w.frame);
-    launch(what, key_kernel<T>, blocks, kThreads, 0, stream, coords, offsets, num_points, num_clouds, w.frame, w.key,
-           w.row);
-    sort_pairs(w.key, w.sorted_key, w.row, w.order, num_points, bits, w.sort, w.sort_bytes, stream);
-    const auto warps = [](int64_t count) { return blocks_for(count * kWarp, kThreads); };
-    launch(what, leaf_kernel<T, Axes>, warps(levels.count[0]), kThreads, 0, stream, coords, num_points, dim, w.order,
-           w.tree, int64_t{levels.count[0]});
-    for (int level = 1; level < levels.num_levels; ++level)
-      launch(what, node_kernel<T, Axes>, warps(levels.count[level]), kThreads, 0, stream, w.tree, levels.first[level],
-             levels.count[level], levels.first[level - 1], levels.count[level - 1]);
-  }
+size_t point_tree_workspace_bytes(int64_t num_points, int64_t num_clouds, int dim) {
+  Arena arena(nullptr);
+  const Workspace<T, Axes> counted(arena, num_points, key_bits(num_clouds, dim));
+  return arena.used();
+}
+
+template <class T, int Axes>
+PointTree<T, Axes> point_tree_at(const void* memory, int64_t num_points) {
+  Arena arena(const_cast<void*>(memory));
   PointTree<T, Axes> tree{};
+  tree.levels = tree_levels(num_points);
+  const TreeArrays<T, Axes> arrays(arena, num_points, tree.levels);
   for (int d = 0; d < Axes; ++d) {
-    tree.coords[d] = w.tree.coords[d];
-    tree.low[d] = w.tree.low[d];
-    tree.high[d] = w.tree.high[d];
+    tree.coords[d] = arrays.coords[d];
+    tree.low[d] = arrays.low[d];
+    tree.high[d] = arrays.high[d];
   }
-  tree.row = w.tree.row;
-  tree.key = w.sorted_key;
-  tree.lowest_row = w.tree.lowest_row;
-  tree.frame = w.frame;
-  tree.levels = levels;
+  tree.row = arrays.row;
+  tree.key = arrays.key;
+  tree.lowest_row = arrays.lowest_row;
+  tree.frame = arrays.frame;
   tree.num_points = static_cast<int>(num_points);
   return tree;
 }
 
-#define PCSEG_POINT_TREE(T, Axes)                                     \
-  template size_t point_tree_bytes<T, Axes>(int64_t, int64_t, int); \
-  template PointTree<T, Axes> build_point_tree(const T*, const int64_t*, int64_t, int64_t, int, void*, void*);
+template <class T, int Axes>
+PointTree<T, Axes> build_point_tree(const T* coords, const int64_t* offsets, int64_t num_points, int64_t num_clouds,
+                                    int dim, void* memory, void* workspace, void* stream) {
+  constexpr auto what = "point_tree";
+  const TreeLevels levels = tree_levels(num_points);
+  const int bits = key_bits(num_clouds, dim);
+  Arena kept(memory), scratch(workspace);
+  const TreeArrays<T, Axes> tree(kept, num_points, levels);
+  const Workspace<T, Axes> w(scratch, num_points, bits);
+  if (num_points > 0) {
+    const unsigned blocks = blocks_for(num_points, kThreads), parts = std::min<unsigned>(blocks, kBoundsBlocks);
+    launch(what, bounds_kernel<T, Axes>, parts, kThreads, 0, stream, coords, num_points, dim, w.parts);
+    launch(what, frame_kernel<T, Axes>, 1, kThreads, 0, stream, w.parts, static_cast<int>(parts), num_clouds, dim,
+           tree.frame);
+    launch(what, key_kernel<T>, blocks, kThreads, 0, stream, coords, offsets, num_points, num_clouds, tree.frame, w.key,
+           w.row);
+    sort_pairs(w.key, tree.key, w.row, w.order, num_points, bits, w.sort, w.sort_bytes, stream);
+    const auto warps = [](int64_t count) { return blocks_for(count * kWarp, kThreads); };
+    launch(what, leaf_kernel<T, Axes>, warps(levels.count[0]), kThreads, 0, stream, coords, num_points, dim, w.order,
+           tree, int64_t{levels.count[0]});
+    for (int level = 1; level < levels.num_levels; ++level)
+      launch(what, node_kernel<T, Axes>, warps(levels.count[level]), kThreads, 0, stream, tree, levels.first[level],
+             levels.count[level], levels.first[level - 1], levels.count[level - 1]);
+  }
+  return point_tree_at<T, Axes>(memory, num_points);
+}
+
+#define PCSEG_POINT_TREE(T, Axes)                                                  \
+  template size_t point_tree_bytes<T, Axes>(int64_t);                            \
+  template size_t point_tree_workspace_bytes<T, Axes>(int64_t, int64_t, int);     \
+  template PointTree<T, Axes> point_tree_at<T, Axes>(const void*, int64_t);       \
+  template PointTree<T, Axes> build_point_tree<T, Axes>(const T*, const int64_t*, int64_t, int64_t, int, void*, void*, \
+                                                        void*);
 PCSEG_POINT_TREE(float, 3)
 PCSEG_POINT_TREE(double, 3)
 PCSEG_POINT_TREE(float, kMaxDim)

@@ -144,12 +144,19 @@ PCSEG_HD inline bool operator<(const Candidate<T>& a, const Candidate<T>& b) {
   return a.sq_dist < b.sq_dist || (a.sq_dist == b.sq_dist && a.row < b.row);
 }
 
-// coords (num_points, dim) row-major; offsets (num_clouds + 1) from 0 to num_points, ascending, else a device-side
-// assertion fails. num_points below 2^31 - 32; Axes 3 or kMaxDim, at least dim.
+// num_points below 2^31 - 32; Axes 3 or kMaxDim, at least the points' dimensions. A tree lies in one piece of memory that
+// the caller may keep; to build it takes more, which is free once the stream is done.
 template <class T, int Axes>
-size_t point_tree_bytes(int64_t num_points, int64_t num_clouds, int dim);
+size_t point_tree_bytes(int64_t num_points);
+template <class T, int Axes>
+PointTree<T, Axes> point_tree_at(const void* memory, int64_t num_points);
+
+// coords (num_points, dim) row-major; offsets (num_clouds + 1) from 0 to num_points, ascending, else a device-side
+// assertion fails.
+template <class T, int Axes>
+size_t point_tree_workspace_bytes(int64_t num_points, int64_t num_clouds, int dim);
 template <class T, int Axes>
 PointTree<T, Axes> build_point_tree(const T* coords, const int64_t* offsets, int64_t num_points, int64_t num_clouds,
-                                    int dim, void* workspace, void* stream);
+                                    int dim, void* memory, void* workspace, void* stream);
 
 }  // namespace pcseg::cuda

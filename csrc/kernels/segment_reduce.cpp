@@ -112,8 +112,10 @@ void backward_rows(const SegmentReduceBackward<T>& a, int64_t first, int64_t las
     const T* grad = a.grad + s * channels;
     if (a.reduce == Reduce::max) {
       const int64_t* arg = a.arg + s * channels;
-      for (; row < end; ++row, to += channels)
-        for (int64_t c = 0; c < channels; ++c) to[c] = arg[c] == row ? grad[c] : T(0);
+      std::fill_n(to, (end - row) * channels, T(0));
+      for (int64_t c = 0; c < channels; ++c)
+        if (row <= arg[c] && arg[c] < end) to[(arg[c] - row) * channels + c] = grad[c];
+      row = end;
     } else if (a.reduce == Reduce::mean) {
       const T count = static_cast<T>(a.offsets[s + 1] - a.offsets[s]);
       T* const mean = to;

@@ -15,6 +15,8 @@
 #include <immintrin.h>
 #endif
 
+#include "huge_pages.h"
+
 namespace pcseg::PCSEG_ISA {
 namespace {
 
@@ -153,6 +155,7 @@ class Buffer {
     if (size <= size_) return;
     size = size_ ? std::max(size, 2 * size_) : size;
     std::unique_ptr<T[], Free> bigger(static_cast<T*>(::operator new(size * sizeof(T), std::align_val_t{64})));
+    prefer_huge_pages(bigger.get(), size * sizeof(T));
     if (size_) std::memcpy(bigger.get(), data_.get(), size_ * sizeof(T));
     data_ = std::move(bigger);
     size_ = size;

@@ -255,3 +255,29 @@ def potts_energy(
         product = (p * q).sum(-1)
         pair = 1 - product if relaxation == "bl" else -torch.log(product)
     return (pair * edge_weight).where(present, 0).sum(1)
+
+
+def farthest_point_sample(
+    coords: Tensor,  # (N, D)
+    num_samples: int | Tensor,  # (B,) int64
+    *,
+    offsets: Tensor | None = None,  # (B + 1,) int64
+    start: int | Tensor = 0,  # (B,) int64
+) -> Tensor:  # (M,) int64
+    """``pcseg.ops.farthest_point_sample``."""
+    bounds = [0, coords.shape[0]] if offsets is None else offsets.tolist()
+    chosen: list[int] = []
+    for cloud, (first, last) in enumerate(itertools.pairwise(bounds)):
+        row = int(start[cloud]) if isinstance(start, Tensor) else start
+        count = int(num_samples[cloud]) if isinstance(num_samples, Tensor) else num_samples
+        sq_dist = coords.new_full((last - first,), torch.inf)
+        for _ in range(min(count, last - first)):
+            chosen.append(first + row)
+            squares = (coords[first:last] - coords[first + row]).square()
+            to_row = squares[:, 0]
+            for axis in range(1, coords.shape[1]):
+                to_row = to_row + squares[:, axis]
+            sq_dist = torch.minimum(sq_dist, to_row)
+            sq_dist[row] = -1  # and so it stays
+            row = int((sq_dist == sq_dist.max()).nonzero()[0])
+    return torch.tensor(chosen, dtype=torch.int64, device=coords.device)

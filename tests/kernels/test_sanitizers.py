@@ -1,4 +1,4 @@
-"""Kernels alone under the address and undefined-behaviour sanitizers: no torch, no Python."""
+"""Kernels alone under the address, undefined-behaviour and thread sanitizers: no torch, no Python."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ SOURCES = {
     ),
     "neighbor_search": ("neighbor_search", "point_index", "point_order"),
     "potts_energy": ("potts_energy",),
+    "farthest_point_sample": ("farthest_point_sample", "point_order"),
 }  # fmt: skip
 COMPILER = os.environ.get("CXX", "g++")
 AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mpopcnt")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512cd")
-ISA_FLAGS = {"portable": (), "avx512": AVX512}
 # gcc takes minutes for the checks left out where vector code is inlined; kernels copy vectors by memcpy.
-SANITIZE = (
+MEMORY = (
     "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize=null,alignment,object-size,vptr",
     "-fno-sanitize-recover=all",
 )  # fmt: skip
+RUNS = {"portable": MEMORY, "avx512": (*MEMORY, *AVX512), "threads": ("-fsanitize=thread",)}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which(COMPILER.split()[-1]) is None, reason="needs a C++ compiler")
-@pytest.mark.parametrize("isa", ISA_FLAGS)
+@pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("name", SOURCES)
-def test_nothing_is_found(name: str, isa: str, tmp_path: Path) -> None:
-    if torch.ops.pcseg.isa() < ISAS.index(isa):
-        pytest.skip(f"needs a processor with {isa}")
-    flags = ["-std=c++20", "-O1", "-pthread", "-ffp-contract=off", *SANITIZE, "-DPCSEG_ONE_ISA"]
-    compile_one = [*COMPILER.split(), *flags, *ISA_FLAGS[isa], "-DPCSEG_ISA=portable", "-c"]
+def test_nothing_is_found(name: str, run: str, tmp_path: Path) -> None:
+    if run in ISAS and torch.ops.pcseg.isa() < ISAS.index(run):
+        pytest.skip(f"needs a processor with {run}")
+    flags = ["-std=c++20", "-O1", "-pthread", "-ffp-contract=off", *RUNS[run], "-DPCSEG_ONE_ISA"]
+    compile_one = [*COMPILER.split(), *flags, "-DPCSEG_ISA=portable", "-c"]
     objects = []
     for source in SOURCES[name]:
         objects.append(str(tmp_path / f"{source}.o"))
@@ -48,5 +49,5 @@ def test_nothing_is_found(name: str, isa: str, tmp_path: Path) -> None:
     program = tmp_path / name
     main = [str(HERE / "sanitize" / f"{name}.cpp"), *objects, "-o", str(program)]
     subprocess.run([*COMPILER.split(), *flags, *main], check=True)
-    run = subprocess.run([program], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[:3000]
+    found = subprocess.run([program], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[:3000]

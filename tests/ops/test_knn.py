@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from pcseg.batch import offsets_of
-from pcseg.ops import knn, reference
+from pcseg.ops import knn, point_index, radius_search, reference
 
 SMALL = [name for name in SEARCH_CASES if name != "threads"]
 
@@ -246,3 +246,46 @@ def test_self_search_keeps_no_reference_to_order() -> None:
     found = knn(coords, coords, 3, query_offsets=case.query_offsets, support_offsets=case.support_offsets)
     assert_equal(found, brute_force(case))
     assert_equal(run(self_search(coords, 3)), brute_force(self_search(coords, 3)))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_index_changes_nothing(name: str, device: torch.device) -> None:
+    case = SEARCH_CASES[name]()
+    if device.type == "cuda" and case.query.shape[1] > 3:
+        pytest.skip("at most 3 dimensions on a GPU")
+    support = case.support.to(device)
+    index = point_index(support, offsets=case.support_offsets.to(device))
+    assert index.memory.dtype == torch.uint8 and index.memory.device == support.device
+    query = support if case.query is case.support else case.query.to(device)
+    for _ in range(2):  # the same index twice
+        found = knn(query, index, case.k, query_offsets=case.query_offsets.to(device))
+        assert_equal((found[0].cpu(), found[1].cpu()), run(case, device))
+    finite = run(case, device)[1]
+    radius = float(finite[finite.isfinite()].quantile(0.5).sqrt().clamp(1e-3, 1e3)) if finite.isfinite().any() else 1.0
+    offsets = {"query_offsets": case.query_offsets.to(device)}
+    within = radius_search(query, index, radius, case.k, **offsets)
+    assert torch.equal(within, radius_search(query, support, radius, case.k, support_offsets=index.offsets, **offsets))
+
+
+def test_an_index_brings_its_own_offsets_and_belongs_to_its_points() -> None:
+    coords = torch.rand(30, 3)
+    index = point_index(coords, offsets=torch.tensor([0, 10, 30]))
+    assert_equal(knn(coords, index, 4), knn(coords, coords, 4, support_offsets=index.offsets))
+    with pytest.raises(ValueError, match="support_offsets must be None where support is a PointIndex"):
+        knn(coords, index, 4, support_offsets=index.offsets)
+    with pytest.raises(ValueError, match="the index belongs to other points"):
+        knn(coords, index._replace(coords=torch.rand(90, 3), offsets=torch.tensor([0, 90])), 4)
+    with pytest.raises(ValueError, match=r"query must be \(M, D\)"):
+        knn(torch.rand(3), index, 4)
+
+
+def test_an_index_is_made_and_used_under_compile() -> None:
+    def both(query: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+        return knn(query, point_index(support), 3)
+
+    query, support = torch.rand(20, 3), torch.rand(50, 3)
+    compiled = torch.compile(both, backend="aot_eager", fullgraph=True)
+    assert_equal(compiled(query, support), both(query, support))
+    # Not the tests that compare outputs: what lies between the parts of an index is arbitrary.
+    utils = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(torch.ops.pcseg.point_index, (support, torch.tensor([0, 50])), test_utils=utils)

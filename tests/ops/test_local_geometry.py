@@ -63,6 +63,20 @@ def test_features_match_reference(d: int, device: torch.device) -> None:
     torch.testing.assert_close(total, torch.ones_like(total))
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e8])
+def test_float32_features_match_double(scale: float, isa: str) -> None:
+    """Shares, logarithms and cube roots over many orders of magnitude, in exactly representable coordinates."""
+    g = torch.Generator().manual_seed(5)
+    spread = 10.0 ** (-7 * torch.rand(3000, 1, 3, generator=g))
+    coords = (torch.randn(3000, 8, 3, generator=g) * spread * scale).view(-1, 3)
+    neighbors = torch.arange(24_000).view(3000, 8)
+    got, expected = local_geometry(coords, neighbors), local_geometry(coords.double(), neighbors)
+    for name in SCALARS:
+        unit = scale**2 if name == "omnivariance" else 1.0
+        value, exact = getattr(got, name).double() / unit, getattr(expected, name) / unit
+        torch.testing.assert_close(value, exact, rtol=2e-6, atol=1e-7, msg=name)
+
+
 def shape(kind: str) -> Tensor:
     g = torch.Generator().manual_seed(2)
     scale = {"line": (1, 0, 0), "floor": (1, 1, 0), "wall": (0, 1, 1), "ball": (1, 1, 1), "point": (0, 0, 0)}[kind]

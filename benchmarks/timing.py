@@ -1,0 +1,146 @@
+"""Runs the cases in this process and writes what they took; ``benchmarks.ops`` starts it with the threads set."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.case import Case
+from benchmarks.clouds import Clouds
+
+MODULES = sorted(path.stem for path in (Path(__file__).parent / "cases").glob("[a-z]*.py"))
+LONG_S = 2.0  # a peer that takes longer is timed three times only
+libc = ctypes.CDLL(ctypes.util.find_library("c"))
+
+
+def resident(key: str) -> int:
+    """VmRSS or VmHWM of this process, bytes."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(key)) * 1024
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """What one call adds to this process at its highest: results and scratch."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    call()
+    return max(0, resident("VmHWM") - before)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Until the result is there, on a GPU too."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    result = call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    took = time.perf_counter() - start
+    del result
+    return took
+
+
+def summary(times: list[float]) -> dict[str, float | int]:
+    low, median, high = (round(1e3 * float(q), 4) for q in np.quantile(times, (0.25, 0.5, 0.75)))
+    return {"median_ms": median, "q25_ms": low, "q75_ms": high, "runs": len(times)}
+
+
+def measure(case: Case, repeats: int, peers: bool) -> dict:
+    """Ours and the peers in turn, so that a slower spell of the machine meets all of them."""
+    if case.check:
+        case.check()
+    contenders = {"pcseg": case.ours} | (case.peers if peers else {})
+    peak = {}
+    for name, call in list(contenders.items()):
+        try:
+            peak[name] = peak_bytes(call)  # the warm-up, too
+        except Exception as error:
+            if name == "pcseg":
+                raise
+            print(f"{name} fails: {str(error).splitlines()[0]}", flush=True)
+            del contenders[name]
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(repeats):
+        for name, call in contenders.items():
+            if turn < 3 or name == "pcseg" or times[name][0] < LONG_S:
+                times[name].append(seconds(call))
+    return {name: summary(times[name]) | {"peak_mib": round(peak[name] / 2**20, 1)} for name in contenders}
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second read and written by a copy far larger than the caches."""
+    source = torch.zeros(1 << 26, device=device)
+    target = torch.zeros_like(source)
+    return 2 * source.nbytes / min(seconds(lambda: target.copy_(source)) for _ in range(7))
+
+
+def peak_flops(device: str) -> float:
+    """Floating-point operations a second of the better of two matrix products in float32."""
+    from pcseg import ops
+
+    a, b = torch.randn(8192, 256, device=device), torch.randn(256, 256, device=device)
+    count = 2 * a.shape[0] * a.shape[1] * b.shape[0]
+    best = min(
+        seconds(lambda call=call: call(a, b)) for call in (torch.nn.functional.linear, ops.linear) for _ in range(7)
+    )
+    return count / best
+
+
+def cases(clouds: Clouds, only: list[str], inputs: list[str]) -> Iterator[Case]:
+    for module in MODULES:
+        for case in import_module(f"benchmarks.cases.{module}").cases(clouds):
+            if (not only or case.op in only) and (not inputs or case.input in inputs):
+                yield case
+
+
+def main(options: dict) -> None:
+    torch.set_num_threads(options["threads"])
+    device = options["device"]
+    bandwidth, flops = copy_bandwidth(device), peak_flops(device)
+    rows, begin = [], time.monotonic()
+    for case in cases(Clouds(device), options["only"], options["input"]):
+        if time.monotonic() - begin > options["budget_s"]:
+            print(f"out of time: {case.op} {case.variant} {case.input} and what follows are left out", flush=True)
+            break
+        timed = measure(case, options["repeats"], options["peers"])
+        ours = timed.pop("pcseg")
+        floor = 1e3 * max(case.bytes_moved / bandwidth, case.flops / flops)
+        rows.append(
+            {
+                "op": case.op,
+                "variant": case.variant,
+                "input": case.input,
+                "rows": case.rows,
+                "floor_ms": round(floor, 4),
+            }
+            | {"ours": ours, "peers": timed}
+        )
+        best = min(((t["median_ms"], name) for name, t in timed.items()), default=None)
+        ratio = f"{best[0] / ours['median_ms']:6.1f} x {best[1]}" if best else ""
+        print(
+            f"{options['threads']}T {case.op:22} {case.variant:24} {case.input:12} {ours['median_ms']:9.2f} ms "
+            f"{ours['peak_mib']:7.0f} MiB  {ratio}",
+            flush=True,
+        )
+        Path(options["out"]).write_text(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
