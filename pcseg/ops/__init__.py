@@ -3,15 +3,18 @@
 from pcseg.ops.farthest_point_sample import farthest_point_sample
 from pcseg.ops.gather_neighbors import gather_neighbors
 from pcseg.ops.grid_subsample import VoxelGrid, grid_subsample
+from pcseg.ops.image_grid_edges import GridEdges, image_grid_edges
 from pcseg.ops.kpconv import kpconv, kpconv_fitting_distance
 from pcseg.ops.linear import linear
 from pcseg.ops.local_geometry import LocalGeometry, height_above_minimum, local_geometry
 from pcseg.ops.neighbor_max import neighbor_max
 from pcseg.ops.neighbor_search import PointIndex, knn, point_index, radius_search
+from pcseg.ops.potts_energy import potts_energy, potts_energy_csr
 from pcseg.ops.segment_reduce import segment_reduce
 from pcseg.ops.voxel_features import VoxelFeatures, voxel_features
 
 __all__ = [
+    "GridEdges",
     "LocalGeometry",
     "PointIndex",
     "VoxelFeatures",
@@ -20,6 +23,7 @@ __all__ = [
     "gather_neighbors",
     "grid_subsample",
     "height_above_minimum",
+    "image_grid_edges",
     "knn",
     "kpconv",
     "kpconv_fitting_distance",
@@ -27,6 +31,8 @@ __all__ = [
     "local_geometry",
     "neighbor_max",
     "point_index",
+    "potts_energy",
+    "potts_energy_csr",
     "radius_search",
     "segment_reduce",
     "voxel_features",

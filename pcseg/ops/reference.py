@@ -234,6 +234,29 @@ def height_above_minimum(
     return coords[:, 2] - coords[:, 2].where(near, torch.inf).amin(1)
 
 
+def potts_energy(
+    log_probs: Tensor,  # (N, K)
+    neighbors: Tensor,  # (N, k) int64, N where there is no neighbour
+    edge_weight: Tensor,  # (N, k)
+    relaxation: Literal["bl", "q", "nq", "cce", "cd", "lq"],
+) -> Tensor:  # (N,)
+    """``pcseg.ops.potts_energy``, from the formulas on probabilities: "lq" loses digits near one-hot ends."""
+    present = neighbors < log_probs.shape[0]
+    p = log_probs.clamp(min=-30).exp()
+    if relaxation in ("nq", "cd"):
+        p = p / p.norm(dim=1, keepdim=True)
+    row = torch.arange(log_probs.shape[0], device=p.device).unsqueeze(1)
+    p, q = p.unsqueeze(1), p[neighbors.where(present, row)]  # (N, 1, K), (N, k, K)
+    if relaxation in ("q", "nq"):
+        pair = (p - q).square().sum(-1) / 2
+    elif relaxation == "lq":
+        pair = -torch.log(1 - (p - q).square().sum(-1) / 2)
+    else:
+        product = (p * q).sum(-1)
+        pair = 1 - product if relaxation == "bl" else -torch.log(product)
+    return (pair * edge_weight).where(present, 0).sum(1)
+
+
 def farthest_point_sample(
     coords: Tensor,  # (N, D)
     num_samples: int | Tensor,  # (B,) int64

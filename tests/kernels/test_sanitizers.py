@@ -19,6 +19,7 @@ SOURCES = {
         "height_above_minimum",
     ),
     "neighbor_search": ("neighbor_search", "point_index", "point_order"),
+    "potts_energy": ("potts_energy",),
     "farthest_point_sample": ("farthest_point_sample", "point_order"),
 }  # fmt: skip
 COMPILER = os.environ.get("CXX", "g++")
