@@ -8,12 +8,21 @@ from pcseg.ops.local_geometry import LocalGeometry, height_above_minimum, local_
 from pcseg.ops.neighbor_max import neighbor_max
 from pcseg.ops.neighbor_search import knn, radius_search
 from pcseg.ops.segment_reduce import segment_reduce
+from pcseg.ops.vector_attention import (
+    attention_aggregate,
+    attention_relation,
+    attention_statistics,
+    vector_attention,
+)
 from pcseg.ops.voxel_features import VoxelFeatures, voxel_features
 
 __all__ = [
     "LocalGeometry",
     "VoxelFeatures",
     "VoxelGrid",
+    "attention_aggregate",
+    "attention_relation",
+    "attention_statistics",
     "gather_neighbors",
     "grid_subsample",
     "height_above_minimum",
@@ -25,5 +34,6 @@ __all__ = [
     "neighbor_max",
     "radius_search",
     "segment_reduce",
+    "vector_attention",
     "voxel_features",
 ]

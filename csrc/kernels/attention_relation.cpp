@@ -1,0 +1,224 @@
+#include <atomic>
+
+#include "attention_pairs.h"
+
+namespace pcseg::PCSEG_ISA {
+namespace {
+
+// The matrix and the norm that turn differences into relations, padded to whole vectors.
+template <class T>
+struct RelationInputs {
+  const AttentionRelation<T>& a;
+  PairInputs<T> pairs;
+  Buffer<T> scale, shift;
+
+  RelationInputs(const AttentionRelation<T>& relation, const Parallel& parallel)
+      : a(relation),
+        pairs(a.pairs, true, parallel),
+        scale(padded_copy(a.scale, a.pairs.channels, pairs.stride)),
+        shift(padded_copy(a.shift, a.pairs.channels, pairs.stride)) {}
+};
+
+template <class T>
+bool forward(const AttentionRelation<T>& a, T* out, const Parallel& parallel) {
+  const RelationInputs<T> in(a, parallel);
+  const int64_t width = a.out_channels;
+  const Panels<T> panels(a.pairs.channels, width);
+  const int64_t padded = panels.padded_columns();
+  Buffer<T> weight(panels.size());
+  panels.pack(a.weight, 1, a.pairs.channels, weight.data());
+  const Buffer<T> bias = padded_copy(a.bias, width, padded);
+  struct Memory {
+    PairBlock<T> block;
+    Buffer<T> out;
+  };
+  std::atomic<bool> in_range{true};
+  for_parts(
+      a.pairs.num_query, a.pairs.num_query * a.pairs.num_neighbors, parallel,
+      [&] {
+        return std::unique_ptr<Memory>(new Memory{PairBlock<T>(in.pairs), Buffer<T>(PairBlock<T>::kMost * padded)});
+      },
+      [&](int64_t begin, int64_t end, Memory& m) {
+        clear_missing(a.pairs, begin, end, width, out);
+        const bool good = m.block.for_queries(begin, end, [&] {
+          m.block.differences([&](int64_t c, Vector<T> x) {
+            const Vector<T> z = multiply_add<T>(load(in.scale.data() + c), x, load(in.shift.data() + c));
+            return z <= Vector<T>{} ? Vector<T>{} : z;
+          });
+          const int64_t pairs = m.block.size();
+          for (int64_t i = 0; i < pairs; ++i) std::copy_n(bias.data(), padded, &m.out[i * padded]);
+          for (int64_t panel = 0; panel < panels.count(); ++panel)
+            product<T>(
+                pairs, [&](int64_t i) { return m.block.row(i); }, 1, weight.data() + panels.offset(panel),
+                panels.width(panel), panels.vectors(panel), a.pairs.channels,
+                [&](int64_t i) { return &m.out[i * padded + panels.first_column(panel)]; });
+          for (int64_t i = 0; i < pairs; ++i) std::copy_n(&m.out[i * padded], width, out + m.block.number(i) * width);
+        });
+        if (!good) in_range = false;
+      });
+  return in_range;
+}
+
+// Gradients of the relations, back through the product: what both walks begin with.
+template <class T>
+class Projection {
+ public:
+  Projection(const AttentionRelation<T>& a, const T* grad_out, int64_t stride)
+      : grad_out_(grad_out), width_(a.out_channels), stride_(stride), panels_(width_, a.pairs.channels),
+        weight_(panels_.size()) {
+    panels_.pack(a.weight, a.pairs.channels, 1, weight_.data());
+  }
+
+  // grads[i] = grad_out of pair i, rows[i] = grads[i] @ weight.
+  void operator()(const PairBlock<T>& block, T* grads, T* rows) const {
+    for (int64_t i = 0; i < block.size(); ++i)
+      std::copy_n(grad_out_ + block.number(i) * width_, width_, grads + i * width_);
+    for (int64_t panel = 0; panel < panels_.count(); ++panel)
+      product<T>(
+          block.size(), [&](int64_t i) { return grads + i * width_; }, 1, weight_.data() + panels_.offset(panel),
+          panels_.width(panel), panels_.vectors(panel), width_,
+          [&](int64_t i) { return rows + i * stride_ + panels_.first_column(panel); }, false);
+  }
+
+ private:
+  const T* grad_out_;
+  int64_t width_, stride_;
+  Panels<T> panels_;
+  Buffer<T> weight_;
+};
+
+template <class T>
+struct Memory {
+  PairBlock<T> block;
+  Buffer<T> grads, rows;
+
+  Memory(const PairInputs<T>& in, int64_t width)
+      : block(in), grads(PairBlock<T>::kMost * width), rows(PairBlock<T>::kMost * in.stride) {}
+};
+
+// One block of the walk by queries. On entry block.row(i) is the difference x and rows[i] the gradient of its ReLU; on
+// exit block.row(i) is the gradient of x and rows[i] the ReLU. shift_sums += gradient of the norm's result, scale_sums
+// += that times x.
+template <class T, int V>
+void through_norm(PairBlock<T>& block, T* rows, int64_t stride, int64_t c, const T* scale, const T* shift,
+                  T* scale_sums, T* shift_sums) {
+  Vector<T> scales[V], shifts[V], scale_sum[V], shift_sum[V];
+  for (int v = 0; v < V; ++v) {
+    const int64_t at = c + v * kLanes<T>;
+    scales[v] = load(scale + at), shifts[v] = load(shift + at);
+    scale_sum[v] = load(scale_sums + at), shift_sum[v] = load(shift_sums + at);
+  }
+  for (int64_t i = 0; i < block.size(); ++i)
+    for (int v = 0; v < V; ++v) {
+      T *difference = block.row(i) + c + v * kLanes<T>, *other = rows + i * stride + c + v * kLanes<T>;
+      const Vector<T> x = load(difference), z = multiply_add<T>(scales[v], x, shifts[v]);
+      const Vector<T> grad = z > Vector<T>{} ? load(other) : Vector<T>{};
+      shift_sum[v] += grad;
+      scale_sum[v] = multiply_add<T>(grad, x, scale_sum[v]);
+      store(difference, scales[v] * grad);
+      store(other, z <= Vector<T>{} ? Vector<T>{} : z);
+    }
+  for (int v = 0; v < V; ++v) {
+    store(scale_sums + c + v * kLanes<T>, scale_sum[v]);
+    store(shift_sums + c + v * kLanes<T>, shift_sum[v]);
+  }
+}
+
+template <class T>
+void backward_by_query(const RelationInputs<T>& in, const Projection<T>& project,
+                       const AttentionRelationGradients<T>& g, const Parallel& parallel) {
+  const AttentionPairs<T>& pairs = in.a.pairs;
+  const int64_t width = in.a.out_channels, stride = in.pairs.stride, positions = pairs.position_channels;
+  // Rows of the sums: position_weight, position_bias, scale, shift, weight; bias behind them.
+  const int64_t rows = positions + 3 + width, bias_rows = (width + stride - 1) / stride;
+  ParameterSums<T> sums(pairs, rows + bias_rows, stride);
+  for_tasks(
+      sums.chunks(), parallel, [&] { return std::unique_ptr<Memory<T>>(new Memory<T>(in.pairs, width)); },
+      [&](int64_t chunk, Memory<T>& m) {
+        const int64_t begin = sums.begin(chunk), end = sums.begin(chunk + 1);
+        T* sum = sums.start(chunk);
+        T *scale = sum + (positions + 1) * stride, *shift = scale + stride, *weight = shift + stride;
+        T* bias = weight + width * stride;
+        std::fill_n(g.pairs.query + begin * pairs.channels, (end - begin) * pairs.channels, T(0));
+        clear_missing(pairs, begin, end, positions, g.pairs.position);
+        PairBlock<T>& block = m.block;
+        block.for_queries(begin, end, [&] {
+          block.differences([](int64_t, Vector<T> x) { return x; });
+          project(block, m.grads.data(), m.rows.data());
+          for_channels<T>(stride, [&](int64_t c, auto vectors) {
+            through_norm<T, vectors>(block, m.rows.data(), stride, c, in.scale.data(), in.shift.data(), scale, shift);
+          });
+          for (int64_t c = 0; c < stride; c += kPanelColumns<T>)
+            product<T>(
+                width, [&](int64_t o) { return &m.grads[o]; }, width, m.rows.data() + c, stride,
+                static_cast<int>(std::min<int64_t>(kPanelColumns<T>, stride - c) / kLanes<T>), block.size(),
+                [&](int64_t o) { return weight + o * stride + c; });
+          for (int64_t i = 0; i < block.size(); ++i)
+            for (int64_t o = 0; o < width; ++o) bias[o] += m.grads[i * width + o];
+          block.position_gradients(sum, g.pairs.position);
+          block.add_to_owners(g.pairs.query);
+        });
+      });
+  const T* total = sums.total();
+  const T* scale = total + (positions + 1) * stride;
+  write_position_sums(in.pairs, total, g.pairs);
+  std::copy_n(scale, pairs.channels, g.scale);
+  std::copy_n(scale + stride, pairs.channels, g.shift);
+  for (int64_t o = 0; o < width; ++o)
+    std::copy_n(scale + (2 + o) * stride, pairs.channels, g.weight + o * pairs.channels);
+  std::copy_n(scale + (2 + width) * stride, width, g.bias);
+}
+
+template <class T>
+void backward_by_key(const RelationInputs<T>& in, const Projection<T>& project, const AttentionRelationGradients<T>& g,
+                     const Parallel& parallel) {
+  const AttentionPairs<T>& pairs = in.a.pairs;
+  const int64_t stride = in.pairs.stride;
+  const KeyPairs by_key(pairs, parallel);
+  for_parts(
+      pairs.num_key, by_key.first(pairs.num_key), parallel,
+      [&] { return std::unique_ptr<Memory<T>>(new Memory<T>(in.pairs, in.a.out_channels)); },
+      [&](int64_t begin, int64_t end, Memory<T>& m) {
+        std::fill_n(g.pairs.key + begin * pairs.channels, (end - begin) * pairs.channels, T(0));
+        PairBlock<T>& block = m.block;
+        block.for_keys(by_key, begin, end, [&] {
+          project(block, m.grads.data(), m.rows.data());
+          block.differences([](int64_t, Vector<T> x) { return x; });
+          for (int64_t c = 0; c < stride; c += kLanes<T>) {
+            const Vector<T> scale = load(in.scale.data() + c), shift = load(in.shift.data() + c);
+            for (int64_t i = 0; i < block.size(); ++i) {
+              const Vector<T> z = multiply_add<T>(scale, load(block.row(i) + c), shift);
+              store(block.row(i) + c, z > Vector<T>{} ? -scale * load(&m.rows[i * stride + c]) : Vector<T>{});
+            }
+          }
+          block.add_to_owners(g.pairs.key);
+        });
+      });
+}
+
+template <class T>
+void backward(const AttentionRelation<T>& a, const AttentionRelationGradients<T>& g, const Parallel& parallel) {
+  const RelationInputs<T> in(a, parallel);
+  const Projection<T> project(a, g.grad_out, in.pairs.stride);
+  backward_by_query(in, project, g, parallel);
+  backward_by_key(in, project, g, parallel);
+}
+
+}  // namespace
+
+bool attention_relation(const AttentionRelation<float>& a, float* out, const Parallel& parallel) {
+  return forward(a, out, parallel);
+}
+bool attention_relation(const AttentionRelation<double>& a, double* out, const Parallel& parallel) {
+  return forward(a, out, parallel);
+}
+void attention_relation_backward(const AttentionRelation<float>& a, const AttentionRelationGradients<float>& g,
+                                 const Parallel& parallel) {
+  backward(a, g, parallel);
+}
+void attention_relation_backward(const AttentionRelation<double>& a, const AttentionRelationGradients<double>& g,
+                                 const Parallel& parallel) {
+  backward(a, g, parallel);
+}
+
+}  // namespace pcseg::PCSEG_ISA

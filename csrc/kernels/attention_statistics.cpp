@@ -1,0 +1,156 @@
+#include <atomic>
+
+#include "attention_pairs.h"
+
+namespace pcseg::PCSEG_ISA {
+namespace {
+
+// Count, mean and sum of squared deviations of each channel, joined pairwise (Chan, Golub, LeVeque 1979).
+class Moments {
+ public:
+  explicit Moments(int64_t channels) : mean_(channels, 0.0), squares_(channels, 0.0) {}
+
+  void join(double count, const double* mean, const double* squares) {
+    if (count == 0) return;
+    const double sum = count_ + count, share = count / sum, cross = count_ * share;
+    for (size_t c = 0; c < mean_.size(); ++c) {
+      const double difference = mean[c] - mean_[c];
+      mean_[c] += share * difference;
+      squares_[c] += squares[c] + cross * difference * difference;
+    }
+    count_ = sum;
+  }
+  void join(const Moments& other) { join(other.count_, other.mean_.data(), other.squares_.data()); }
+  template <class T>
+  void write(T* mean, T* var) const {
+    for (size_t c = 0; c < mean_.size(); ++c) {
+      mean[c] = static_cast<T>(mean_[c]);
+      var[c] = static_cast<T>(count_ > 0 ? squares_[c] / count_ : 0);
+    }
+  }
+
+ private:
+  double count_ = 0;
+  std::vector<double> mean_, squares_;
+};
+
+template <class T>
+bool forward(const AttentionStatistics<T>& a, const Parallel& parallel) {
+  const PairInputs<T> in(a.pairs, true, parallel);
+  const int64_t channels = a.pairs.channels, stride = in.stride;
+  const int64_t chunks = gradient_chunks(a.pairs.num_query * a.pairs.num_neighbors, stride);
+  struct Memory {
+    PairBlock<T> block;
+    Buffer<T> sums;  // of differences from the block's first row, and of their squares
+    Buffer<double> mean, squares;
+  };
+  std::vector<Moments> moments(chunks, Moments(channels));
+  std::atomic<bool> in_range{true};
+  for_tasks(
+      chunks, parallel,
+      [&] {
+        return std::unique_ptr<Memory>(
+            new Memory{PairBlock<T>(in), Buffer<T>(2 * stride), Buffer<double>(channels), Buffer<double>(channels)});
+      },
+      [&](int64_t chunk, Memory& m) {
+        const int64_t begin = a.pairs.num_query * chunk / chunks, end = a.pairs.num_query * (chunk + 1) / chunks;
+        PairBlock<T>& block = m.block;
+        const bool good = block.for_queries(begin, end, [&] {
+          block.differences([](int64_t, Vector<T> x) { return x; });
+          for_channels<T>(stride, [&](int64_t c, auto vectors) {
+            Vector<T> first[vectors], sum[vectors] = {}, squares[vectors] = {};
+            for (int v = 0; v < vectors; ++v) first[v] = load(block.row(0) + c + v * kLanes<T>);
+            for (int64_t i = 1; i < block.size(); ++i)
+              for (int v = 0; v < vectors; ++v) {
+                const Vector<T> x = load(block.row(i) + c + v * kLanes<T>) - first[v];
+                sum[v] += x;
+                squares[v] = multiply_add<T>(x, x, squares[v]);
+              }
+            for (int v = 0; v < vectors; ++v) {
+              store(&m.sums[c + v * kLanes<T>], sum[v]);
+              store(&m.sums[stride + c + v * kLanes<T>], squares[v]);
+            }
+          });
+          const double count = static_cast<double>(block.size());
+          for (int64_t c = 0; c < channels; ++c) {
+            const double sum = m.sums[c];
+            m.mean[c] = block.row(0)[c] + sum / count;
+            const double squares = m.sums[stride + c] - sum * sum / count;
+            m.squares[c] = squares < 0 ? 0 : squares;
+          }
+          moments[chunk].join(count, m.mean.data(), m.squares.data());
+        });
+        if (!good) in_range = false;
+      });
+  for (int64_t chunk = 1; chunk < chunks; ++chunk) moments[0].join(moments[chunk]);
+  moments[0].write(a.mean, a.var);
+  return in_range;
+}
+
+// The gradient of a difference x is offset + slope * x.
+template <class T>
+struct Line {
+  Buffer<T> offset, slope;
+
+  Line(const AttentionPairs<T>& a, const AttentionStatisticsGradients<T>& g, int64_t stride, int64_t pairs, T sign)
+      : offset(stride), slope(stride) {
+    const double share = sign / static_cast<double>(std::max<int64_t>(pairs, 1));
+    for (int64_t c = 0; c < stride; ++c) {
+      const bool real = c < a.channels;
+      const double of_var = real ? 2 * share * g.grad_var[c] : 0;
+      slope[c] = static_cast<T>(of_var);
+      offset[c] = real ? static_cast<T>(share * g.grad_mean[c] - of_var * g.mean[c]) : T(0);
+    }
+  }
+  Vector<T> operator()(int64_t c, Vector<T> x) const {
+    return multiply_add<T>(load(slope.data() + c), x, load(offset.data() + c));
+  }
+};
+
+template <class T>
+void backward(const AttentionPairs<T>& a, const AttentionStatisticsGradients<T>& g, const Parallel& parallel) {
+  const PairInputs<T> in(a, true, parallel);
+  const KeyPairs by_key(a, parallel);
+  const int64_t pairs = by_key.first(a.num_key);
+  const Line<T> line(a, g, in.stride, pairs, T(1)), negative(a, g, in.stride, pairs, T(-1));
+  const auto make = [&] { return std::unique_ptr<PairBlock<T>>(new PairBlock<T>(in)); };
+  ParameterSums<T> sums(a, a.position_channels + 1, in.stride);
+  for_tasks(sums.chunks(), parallel, make, [&](int64_t chunk, PairBlock<T>& block) {
+    const int64_t begin = sums.begin(chunk), end = sums.begin(chunk + 1);
+    T* sum = sums.start(chunk);
+    std::fill_n(g.pairs.query + begin * a.channels, (end - begin) * a.channels, T(0));
+    clear_missing(a, begin, end, a.position_channels, g.pairs.position);
+    block.for_queries(begin, end, [&] {
+      block.differences(line);
+      block.position_gradients(sum, g.pairs.position);
+      block.add_to_owners(g.pairs.query);
+    });
+  });
+  write_position_sums(in, sums.total(), g.pairs);
+  for_parts(a.num_key, pairs, parallel, make, [&](int64_t begin, int64_t end, PairBlock<T>& block) {
+    std::fill_n(g.pairs.key + begin * a.channels, (end - begin) * a.channels, T(0));
+    block.for_keys(by_key, begin, end, [&] {
+      block.differences(negative);
+      block.add_to_owners(g.pairs.key);
+    });
+  });
+}
+
+}  // namespace
+
+bool attention_statistics(const AttentionStatistics<float>& a, const Parallel& parallel) {
+  return forward(a, parallel);
+}
+bool attention_statistics(const AttentionStatistics<double>& a, const Parallel& parallel) {
+  return forward(a, parallel);
+}
+void attention_statistics_backward(const AttentionPairs<float>& a, const AttentionStatisticsGradients<float>& g,
+                                   const Parallel& parallel) {
+  backward(a, g, parallel);
+}
+void attention_statistics_backward(const AttentionPairs<double>& a, const AttentionStatisticsGradients<double>& g,
+                                   const Parallel& parallel) {
+  backward(a, g, parallel);
+}
+
+}  // namespace pcseg::PCSEG_ISA
