@@ -8,23 +8,23 @@
 namespace pcseg::PCSEG_ISA {
 namespace {
 
-// Channel c is weighted by weight channel c % weight_channels. Weights are repeated to the shortest length that whole
-// vectors of channels can read them from: vector number v begins at place(v * lanes).
+// Channel c is weighted by weight channel c % weight_channels. Weights are repeated to a length that whole vectors of
+// channels can read them from: the vector from channel c on begins at place(c).
 template <class T>
 struct Weights {
-  int64_t channels, length;
+  int64_t channels, length, copies;
 
-  Weights(int64_t weight_channels, int64_t stride)
-      : channels(weight_channels), length(std::min(std::lcm<int64_t>(weight_channels, kLanes<T>), stride)) {}
+  Weights(int64_t weight_channels, int64_t all_channels)
+      : channels(weight_channels),
+        length(channels == all_channels ? round_up(channels, kLanes<T>) : std::lcm<int64_t>(channels, kLanes<T>)),
+        copies(length / channels) {}
   int64_t place(int64_t c) const { return c % length; }
-  void repeat(const T* from, T* to) const {
+  // `width` is `channels`, or a constant that equals it.
+  template <class Width>
+  void repeat(Width width, const T* from, T* to) const {
     int64_t at = 0;
-    for (; at + channels <= length; at += channels) std::copy_n(from, channels, to + at);
-    std::copy_n(from, length - at, to + at);
-  }
-  // The sums of the places that hold one weight, in its first place.
-  void fold(T* sums) const {
-    for (int64_t at = channels; at < length; ++at) sums[at % channels] += sums[at];
+    for (; at + width <= length; at += width) std::copy_n(from, int64_t{width}, to + at);
+    for (; at < length; ++at) to[at] = T(0);
   }
 };
 
@@ -34,7 +34,7 @@ class Attention {
  public:
   Attention(const PairInputs<T>& in, int64_t weight_channels)
       : in_(in),
-        weights_(weight_channels, in.stride),
+        weights_(weight_channels, in.a.channels),
         key_(in.a.num_neighbors),
         number_(in.a.num_neighbors),
         probs_(in.a.num_neighbors * weights_.length),
@@ -60,9 +60,11 @@ class Attention {
         continue;
       }
       key_[size_] = in_.key_row(j);
-      number_[size_] = e;
-      weights_.repeat(weights + e * weights_.channels, probs(size_++));
+      number_[size_++] = e;
     }
+    with_width(weights_.channels, [&](auto width) {
+      for (int64_t i = 0; i < size_; ++i) weights_.repeat(width, weights + number(i) * width, probs(i));
+    });
     return in_range;
   }
 
@@ -124,8 +126,9 @@ class Attention {
     });
   }
 
-  // products(i)[place] = sum over the channels of that place of grad * (value + delta), but for what all neighbours
-  // share; position_products: the same of grad * position_weight[p].
+  // products[i][place] = sum over the channels of that place of grad * (value + delta), but for what all neighbours
+  // share, twice in a row, so that a round of places can begin anywhere; position_products: the same of
+  // grad * position_weight[p], once.
   void products(const T* grad, T* products, T* position_products) {
     const int64_t positions = in_.a.position_channels, length = weights_.length;
     for (int64_t at = 0; at < length; at += kLanes<T>) {
@@ -141,8 +144,25 @@ class Attention {
           sum = multiply_add<T>(broadcast(position(i)[p]), load(position_products + p * length + at), sum);
         for (int64_t c = at; c < in_.stride; c += length)
           sum = multiply_add<T>(load(grad + c), load(key_[i] + c), sum);
-        store(products + i * length + at, sum);
+        store(products + 2 * i * length + at, sum);
+        store(products + (2 * i + 1) * length + at, sum);
       }
+    }
+  }
+
+  // probs(i) = the gradient of the logits, where `products` holds that of each place.
+  void softmax_gradients(const T* products) {
+    const int64_t length = weights_.length;
+    for (int64_t at = 0; at < length; at += kLanes<T>) {
+      Vector<T> shared{};
+      const auto product = [&](int64_t i) {
+        const T* row = products + 2 * i * length + at;
+        Vector<T> sum = load(row);
+        for (int64_t copy = 1; copy < weights_.copies; ++copy) sum += load(row + copy * weights_.channels);
+        return sum;
+      };
+      for (int64_t i = 0; i < size_; ++i) shared = multiply_add<T>(load(probs(i) + at), product(i), shared);
+      for (int64_t i = 0; i < size_; ++i) store(probs(i) + at, load(probs(i) + at) * (product(i) - shared));
     }
   }
 
@@ -198,8 +218,10 @@ void write_probs(const PairInputs<T>& in, const AttentionAggregate<T>& a, T* pro
         for (int64_t m = begin; m < end; ++m) {
           attention.read(m, a.logits);
           attention.softmax();
-          for (int64_t i = 0; i < attention.size(); ++i)
-            std::copy_n(attention.probs(i), width, probs + attention.number(i) * width);
+          with_width(width, [&](auto count) {
+            for (int64_t i = 0; i < attention.size(); ++i)
+              std::copy_n(attention.probs(i), int64_t{count}, probs + attention.number(i) * count);
+          });
         }
       });
 }
@@ -211,7 +233,7 @@ void backward_by_key(const AttentionAggregate<T>& a, const Rows<T>& grad_out, co
   const KeyPairs by_key(a.pairs, parallel);
   const int64_t channels = a.pairs.channels, stride = round_up(channels, kLanes<T>);
   const uint32_t width = static_cast<uint32_t>(a.pairs.num_neighbors);
-  const Weights<T> weights(a.weight_channels, stride);
+  const Weights<T> weights(a.weight_channels, channels);
   constexpr int64_t kAhead = 16;  // pairs whose rows are asked for early
   for_parts(
       a.pairs.num_key, by_key.first(a.pairs.num_key), parallel,
@@ -225,9 +247,12 @@ void backward_by_key(const AttentionAggregate<T>& a, const Rows<T>& grad_out, co
           const int64_t last = by_key.first(j + 1);
           for (int64_t first = by_key.first(j); first < last; first += PairBlock<T>::kMost) {
             const int64_t size = std::min(last - first, PairBlock<T>::kMost);
+            with_width(a.weight_channels, [&](auto count) {
+              for (int64_t i = 0; i < size; ++i)
+                weights.repeat(count, probs + by_key.pair(first + i) * count, repeated + i * weights.length);
+            });
             for (int64_t i = 0; i < size; ++i) {
               const int64_t e = by_key.pair(first + i);
-              weights.repeat(probs + e * a.weight_channels, repeated + i * weights.length);
               grad_row[i] = grad_out.data + static_cast<uint32_t>(e) / width * grad_out.stride;
               if (first + i + kAhead >= last_pair) continue;
               const int64_t later = by_key.pair(first + i + kAhead);
@@ -263,15 +288,15 @@ void backward_by_query(const PairInputs<T>& in, const AttentionAggregate<T>& a, 
   ParameterSums<T> sums(pairs, positions + 1, stride);
   struct Memory {
     Attention<T> attention;
-    Buffer<T> products, position_products, shared;
+    Buffer<T> products, position_products;
   };
   for_tasks(
       sums.chunks(), parallel,
       [&] {
         Attention<T> attention(in, width);
         const int64_t length = attention.weights().length;
-        return std::unique_ptr<Memory>(new Memory{std::move(attention), Buffer<T>(pairs.num_neighbors * length),
-                                                  Buffer<T>(positions * length), Buffer<T>(width)});
+        return std::unique_ptr<Memory>(new Memory{std::move(attention), Buffer<T>(2 * pairs.num_neighbors * length),
+                                                  Buffer<T>(positions * length)});
       },
       [&](int64_t chunk, Memory& memory) {
         Attention<T>& attention = memory.attention;
@@ -294,24 +319,19 @@ void backward_by_query(const PairInputs<T>& in, const AttentionAggregate<T>& a, 
             }
             store(sum + positions * stride + c, load(sum + positions * stride + c) + value);
           }
-          std::fill_n(memory.shared.data(), width, T(0));
-          for (int64_t i = 0; i < attention.size(); ++i) {
-            T *product = memory.products.data() + i * length, *to = g.pairs.position + attention.number(i) * positions;
+          for (int64_t i = 0; i < attention.size(); ++i)
             for (int64_t p = 0; p < positions; ++p) {
               Vector<T> dot{};
               for (int64_t at = 0; at < length; at += kLanes<T>)
                 dot = multiply_add<T>(load(attention.probs(i) + at), load(&memory.position_products[p * length + at]),
                                       dot);
-              to[p] = fold_lanes<T>(dot);
+              g.pairs.position[attention.number(i) * positions + p] = fold_lanes<T>(dot);
             }
-            attention.weights().fold(product);
-            for (int64_t w = 0; w < width; ++w) memory.shared[w] += attention.probs(i)[w] * product[w];
-          }
-          for (int64_t i = 0; i < attention.size(); ++i) {
-            T* to = g.logits + attention.number(i) * width;
-            const T *prob = attention.probs(i), *product = memory.products.data() + i * length;
-            for (int64_t w = 0; w < width; ++w) to[w] = prob[w] * (product[w] - memory.shared[w]);
-          }
+          attention.softmax_gradients(memory.products.data());
+          with_width(width, [&](auto count) {
+            for (int64_t i = 0; i < attention.size(); ++i)
+              std::copy_n(attention.probs(i), int64_t{count}, g.logits + attention.number(i) * count);
+          });
         }
       });
   write_position_sums(in, sums.total(), g.pairs);

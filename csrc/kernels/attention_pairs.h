@@ -28,6 +28,18 @@ void with_count(int64_t n, const F& f) {
   f(std::integral_constant<int, N>());
 }
 
+// f(width), the usual widths as constants: short rows are then copied and added without a loop.
+template <class F>
+void with_width(int64_t width, const F& f) {
+  switch (width) {
+    case 4: return f(std::integral_constant<int64_t, 4>());
+    case 8: return f(std::integral_constant<int64_t, 8>());
+    case 16: return f(std::integral_constant<int64_t, 16>());
+    case 32: return f(std::integral_constant<int64_t, 32>());
+    default: return f(width);
+  }
+}
+
 // Vectors of channels and position channels that are worked on at once: their factors and sums stay in registers.
 constexpr int kChannelVectors = kPanelVectors, kPositions = 4;
 
@@ -60,6 +72,41 @@ T fold_lanes(Vector<T> v) {
   for (int step = kLanes<T> / 2; step > 0; step /= 2)
     for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
   return lanes[0];
+#endif
+}
+
+// Which lanes are greater than 0, as bits; and the lanes whose bit is set, else 0.
+template <class T>
+uint16_t positive_lanes(Vector<T> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ);
+  else
+    return _mm512_cmp_pd_mask((__m512d)v, _mm512_setzero_pd(), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4)
+    return static_cast<uint16_t>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)v, _mm256_setzero_ps(), _CMP_GT_OQ)));
+  else
+    return static_cast<uint16_t>(_mm256_movemask_pd(_mm256_cmp_pd((__m256d)v, _mm256_setzero_pd(), _CMP_GT_OQ)));
+#else
+  int bits = 0;
+  for (int lane = 0; lane < kLanes<T>; ++lane) bits |= (v[lane] > 0) << lane;
+  return static_cast<uint16_t>(bits);
+#endif
+}
+template <class T>
+Vector<T> keep_lanes(uint16_t bits, Vector<T> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (Vector<T>)_mm512_maskz_mov_ps(bits, (__m512)v);
+  else
+    return (Vector<T>)_mm512_maskz_mov_pd(static_cast<__mmask8>(bits), (__m512d)v);
+#else
+  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  Vector<Bits> bit;
+  for (int lane = 0; lane < kLanes<T>; ++lane) bit[lane] = Bits{1} << lane;
+  const auto kept = (broadcast(Bits{bits}) & bit) != Vector<Bits>{};
+  return kept ? v : Vector<T>{};
 #endif
 }
 
@@ -131,6 +178,7 @@ class PairBlock {
 
   int64_t size() const { return size_; }
   int64_t number(int64_t i) const { return number_[i]; }
+  const T* query(int64_t i) const { return query_[i]; }
   T* row(int64_t i) { return rows_.data() + i * in_.stride; }
 
   // f() for each block of pairs of queries begin .. end - 1. False: an index lay out of range.
@@ -183,12 +231,17 @@ class PairBlock {
 
   // out[owner] += sum of its rows, for rows of `channels` numbers.
   void add_to_owners(T* out) {
+    add_to_owners(out, [&](int64_t i, int64_t c) { return load(row(i) + c); });
+  }
+  // The same for other rows: vector(i, c).
+  template <class F>
+  void add_to_owners(T* out, const F& vector) {
     for (int64_t s = 0; s < segments_; ++s) {
       const Segment& segment = segment_[s];
       for_channels<T>(in_.stride, [&](int64_t c, auto vectors) {
         Vector<T> sum[vectors] = {};
         for (int64_t i = segment.begin; i < segment.end; ++i)
-          for (int v = 0; v < vectors; ++v) sum[v] += load(row(i) + c + v * kLanes<T>);
+          for (int v = 0; v < vectors; ++v) sum[v] += vector(i, c + v * kLanes<T>);
         for (int v = 0; v < vectors; ++v) store(&sum_[c + v * kLanes<T>], sum[v]);
       });
       T* to = out + segment.owner * in_.a.channels;

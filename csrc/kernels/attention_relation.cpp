@@ -46,13 +46,17 @@ bool forward(const AttentionRelation<T>& a, T* out, const Parallel& parallel) {
             return z <= Vector<T>{} ? Vector<T>{} : z;
           });
           const int64_t pairs = m.block.size();
-          for (int64_t i = 0; i < pairs; ++i) std::copy_n(bias.data(), padded, &m.out[i * padded]);
+          for (int64_t i = 0; i < pairs; ++i)
+            for (int64_t o = 0; o < padded; o += kLanes<T>) store(&m.out[i * padded + o], load(bias.data() + o));
           for (int64_t panel = 0; panel < panels.count(); ++panel)
             product<T>(
                 pairs, [&](int64_t i) { return m.block.row(i); }, 1, weight.data() + panels.offset(panel),
                 panels.width(panel), panels.vectors(panel), a.pairs.channels,
                 [&](int64_t i) { return &m.out[i * padded + panels.first_column(panel)]; });
-          for (int64_t i = 0; i < pairs; ++i) std::copy_n(&m.out[i * padded], width, out + m.block.number(i) * width);
+          with_width(width, [&](auto count) {
+            for (int64_t i = 0; i < pairs; ++i)
+              std::copy_n(&m.out[i * padded], int64_t{count}, out + m.block.number(i) * count);
+          });
         });
         if (!good) in_range = false;
       });
@@ -71,8 +75,10 @@ class Projection {
 
   // grads[i] = grad_out of pair i, rows[i] = grads[i] @ weight.
   void operator()(const PairBlock<T>& block, T* grads, T* rows) const {
-    for (int64_t i = 0; i < block.size(); ++i)
-      std::copy_n(grad_out_ + block.number(i) * width_, width_, grads + i * width_);
+    with_width(width_, [&](auto count) {
+      for (int64_t i = 0; i < block.size(); ++i)
+        std::copy_n(grad_out_ + block.number(i) * count, int64_t{count}, grads + i * count);
+    });
     for (int64_t panel = 0; panel < panels_.count(); ++panel)
       product<T>(
           block.size(), [&](int64_t i) { return grads + i * width_; }, 1, weight_.data() + panels_.offset(panel),
@@ -98,21 +104,24 @@ struct Memory {
 
 // One block of the walk by queries. On entry block.row(i) is the difference x and rows[i] the gradient of its ReLU; on
 // exit block.row(i) is the gradient of x and rows[i] the ReLU. shift_sums += gradient of the norm's result, scale_sums
-// += that times x.
+// += that times x. passed: a row of bits for each pair, by its number: where the ReLU let something through.
 template <class T, int V>
 void through_norm(PairBlock<T>& block, T* rows, int64_t stride, int64_t c, const T* scale, const T* shift,
-                  T* scale_sums, T* shift_sums) {
+                  T* scale_sums, T* shift_sums, uint16_t* passed) {
   Vector<T> scales[V], shifts[V], scale_sum[V], shift_sum[V];
   for (int v = 0; v < V; ++v) {
     const int64_t at = c + v * kLanes<T>;
     scales[v] = load(scale + at), shifts[v] = load(shift + at);
     scale_sum[v] = load(scale_sums + at), shift_sum[v] = load(shift_sums + at);
   }
+  const int64_t vectors = stride / kLanes<T>, first = c / kLanes<T>;
   for (int64_t i = 0; i < block.size(); ++i)
     for (int v = 0; v < V; ++v) {
       T *difference = block.row(i) + c + v * kLanes<T>, *other = rows + i * stride + c + v * kLanes<T>;
       const Vector<T> x = load(difference), z = multiply_add<T>(scales[v], x, shifts[v]);
-      const Vector<T> grad = z > Vector<T>{} ? load(other) : Vector<T>{};
+      const uint16_t bits = positive_lanes<T>(z);
+      const Vector<T> grad = keep_lanes<T>(bits, load(other));
+      passed[block.number(i) * vectors + first + v] = bits;
       shift_sum[v] += grad;
       scale_sum[v] = multiply_add<T>(grad, x, scale_sum[v]);
       store(difference, scales[v] * grad);
@@ -126,7 +135,7 @@ void through_norm(PairBlock<T>& block, T* rows, int64_t stride, int64_t c, const
 
 template <class T>
 void backward_by_query(const RelationInputs<T>& in, const Projection<T>& project,
-                       const AttentionRelationGradients<T>& g, const Parallel& parallel) {
+                       const AttentionRelationGradients<T>& g, uint16_t* passed, const Parallel& parallel) {
   const AttentionPairs<T>& pairs = in.a.pairs;
   const int64_t width = in.a.out_channels, stride = in.pairs.stride, positions = pairs.position_channels;
   // Rows of the sums: position_weight, position_bias, scale, shift, weight; bias behind them.
@@ -146,15 +155,18 @@ void backward_by_query(const RelationInputs<T>& in, const Projection<T>& project
           block.differences([](int64_t, Vector<T> x) { return x; });
           project(block, m.grads.data(), m.rows.data());
           for_channels<T>(stride, [&](int64_t c, auto vectors) {
-            through_norm<T, vectors>(block, m.rows.data(), stride, c, in.scale.data(), in.shift.data(), scale, shift);
+            through_norm<T, vectors>(block, m.rows.data(), stride, c, in.scale.data(), in.shift.data(), scale, shift,
+                                     passed);
           });
           for (int64_t c = 0; c < stride; c += kPanelColumns<T>)
             product<T>(
                 width, [&](int64_t o) { return &m.grads[o]; }, width, m.rows.data() + c, stride,
                 static_cast<int>(std::min<int64_t>(kPanelColumns<T>, stride - c) / kLanes<T>), block.size(),
                 [&](int64_t o) { return weight + o * stride + c; });
-          for (int64_t i = 0; i < block.size(); ++i)
-            for (int64_t o = 0; o < width; ++o) bias[o] += m.grads[i * width + o];
+          with_width(width, [&](auto count) {
+            for (int64_t i = 0; i < block.size(); ++i)
+              for (int64_t o = 0; o < count; ++o) bias[o] += m.grads[i * count + o];
+          });
           block.position_gradients(sum, g.pairs.position);
           block.add_to_owners(g.pairs.query);
         });
@@ -169,30 +181,28 @@ void backward_by_query(const RelationInputs<T>& in, const Projection<T>& project
   std::copy_n(scale + (2 + width) * stride, width, g.bias);
 }
 
+// keys'[j] = -scale * sum over the pairs that name j of what the ReLU let through.
 template <class T>
 void backward_by_key(const RelationInputs<T>& in, const Projection<T>& project, const AttentionRelationGradients<T>& g,
-                     const Parallel& parallel) {
+                     const uint16_t* passed, const Parallel& parallel) {
   const AttentionPairs<T>& pairs = in.a.pairs;
-  const int64_t stride = in.pairs.stride;
+  const int64_t stride = in.pairs.stride, vectors = stride / kLanes<T>, channels = pairs.channels;
   const KeyPairs by_key(pairs, parallel);
   for_parts(
       pairs.num_key, by_key.first(pairs.num_key), parallel,
       [&] { return std::unique_ptr<Memory<T>>(new Memory<T>(in.pairs, in.a.out_channels)); },
       [&](int64_t begin, int64_t end, Memory<T>& m) {
-        std::fill_n(g.pairs.key + begin * pairs.channels, (end - begin) * pairs.channels, T(0));
-        PairBlock<T>& block = m.block;
-        block.for_keys(by_key, begin, end, [&] {
-          project(block, m.grads.data(), m.rows.data());
-          block.differences([](int64_t, Vector<T> x) { return x; });
-          for (int64_t c = 0; c < stride; c += kLanes<T>) {
-            const Vector<T> scale = load(in.scale.data() + c), shift = load(in.shift.data() + c);
-            for (int64_t i = 0; i < block.size(); ++i) {
-              const Vector<T> z = multiply_add<T>(scale, load(block.row(i) + c), shift);
-              store(block.row(i) + c, z > Vector<T>{} ? -scale * load(&m.rows[i * stride + c]) : Vector<T>{});
-            }
-          }
-          block.add_to_owners(g.pairs.key);
+        T* grad = g.pairs.key + begin * channels;
+        std::fill_n(grad, (end - begin) * channels, T(0));
+        m.block.for_keys(by_key, begin, end, [&] {
+          project(m.block, m.grads.data(), m.rows.data());
+          m.block.add_to_owners(g.pairs.key, [&](int64_t i, int64_t c) {
+            const uint16_t bits = passed[m.block.number(i) * vectors + c / kLanes<T>];
+            return keep_lanes<T>(bits, load(&m.rows[i * stride + c]));
+          });
         });
+        for (int64_t j = begin; j < end; ++j, grad += channels)
+          for (int64_t c = 0; c < channels; ++c) grad[c] *= -in.a.scale[c];
       });
 }
 
@@ -200,8 +210,9 @@ template <class T>
 void backward(const AttentionRelation<T>& a, const AttentionRelationGradients<T>& g, const Parallel& parallel) {
   const RelationInputs<T> in(a, parallel);
   const Projection<T> project(a, g.grad_out, in.pairs.stride);
-  backward_by_query(in, project, g, parallel);
-  backward_by_key(in, project, g, parallel);
+  Buffer<uint16_t> passed(a.pairs.num_query * a.pairs.num_neighbors * (in.pairs.stride / kLanes<T>));
+  backward_by_query(in, project, g, passed.data(), parallel);
+  backward_by_key(in, project, g, passed.data(), parallel);
 }
 
 }  // namespace

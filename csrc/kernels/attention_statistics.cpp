@@ -92,9 +92,9 @@ template <class T>
 struct Line {
   Buffer<T> offset, slope;
 
-  Line(const AttentionPairs<T>& a, const AttentionStatisticsGradients<T>& g, int64_t stride, int64_t pairs, T sign)
+  Line(const AttentionPairs<T>& a, const AttentionStatisticsGradients<T>& g, int64_t stride, int64_t pairs)
       : offset(stride), slope(stride) {
-    const double share = sign / static_cast<double>(std::max<int64_t>(pairs, 1));
+    const double share = 1 / static_cast<double>(std::max<int64_t>(pairs, 1));
     for (int64_t c = 0; c < stride; ++c) {
       const bool real = c < a.channels;
       const double of_var = real ? 2 * share * g.grad_var[c] : 0;
@@ -112,7 +112,7 @@ void backward(const AttentionPairs<T>& a, const AttentionStatisticsGradients<T>&
   const PairInputs<T> in(a, true, parallel);
   const KeyPairs by_key(a, parallel);
   const int64_t pairs = by_key.first(a.num_key);
-  const Line<T> line(a, g, in.stride, pairs, T(1)), negative(a, g, in.stride, pairs, T(-1));
+  const Line<T> line(a, g, in.stride, pairs);
   const auto make = [&] { return std::unique_ptr<PairBlock<T>>(new PairBlock<T>(in)); };
   ParameterSums<T> sums(a, a.position_channels + 1, in.stride);
   for_tasks(sums.chunks(), parallel, make, [&](int64_t chunk, PairBlock<T>& block) {
@@ -127,12 +127,28 @@ void backward(const AttentionPairs<T>& a, const AttentionStatisticsGradients<T>&
     });
   });
   write_position_sums(in, sums.total(), g.pairs);
+  // The gradient is a line, so the sum over a key's pairs follows from the sums of their queries and positions.
   for_parts(a.num_key, pairs, parallel, make, [&](int64_t begin, int64_t end, PairBlock<T>& block) {
     std::fill_n(g.pairs.key + begin * a.channels, (end - begin) * a.channels, T(0));
     block.for_keys(by_key, begin, end, [&] {
-      block.differences(negative);
-      block.add_to_owners(g.pairs.key);
+      block.add_to_owners(g.pairs.key, [&](int64_t i, int64_t c) { return load(block.query(i) + c); });
     });
+    std::vector<T> position(a.position_channels);
+    for (int64_t j = begin; j < end; ++j) {
+      const T count = static_cast<T>(by_key.first(j + 1) - by_key.first(j));
+      if (count == 0) continue;
+      std::fill(position.begin(), position.end(), T(0));
+      for (int64_t i = by_key.first(j); i < by_key.first(j + 1); ++i)
+        for (int64_t p = 0; p < a.position_channels; ++p)
+          position[p] += a.position[by_key.pair(i) * a.position_channels + p];
+      const T* key = in.key_row(j);
+      T* grad = g.pairs.key + j * a.channels;
+      for (int64_t c = 0; c < a.channels; ++c) {
+        T sum = grad[c] + count * (in.bias.data()[c] - key[c]);
+        for (int64_t p = 0; p < a.position_channels; ++p) sum += position[p] * in.weight.data()[p * in.stride + c];
+        grad[c] = -(count * line.offset.data()[c] + line.slope.data()[c] * sum);
+      }
+    }
   });
 }
 
