@@ -285,7 +285,7 @@ void backward_by_query(const PairInputs<T>& in, const AttentionAggregate<T>& a, 
                        const AttentionAggregateGradients<T>& g, const Parallel& parallel) {
   const AttentionPairs<T>& pairs = a.pairs;
   const int64_t positions = pairs.position_channels, stride = in.stride, width = a.weight_channels;
-  ParameterSums<T> sums(pairs, positions + 1, stride);
+  ParameterSums<T> sums(pairs.num_query, pairs.num_query * pairs.num_neighbors, (positions + 1) * stride);
   struct Memory {
     Attention<T> attention;
     Buffer<T> products, position_products;

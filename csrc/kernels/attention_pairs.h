@@ -14,110 +14,11 @@
 #include "matrix_block.h"
 #include "padded_rows.h"
 #include "task_split.h"
-#include "vector.h"
 #include "vector_attention.h"
+#include "vector_blocks.h"
 
 namespace pcseg::PCSEG_ISA {
 namespace {
-
-// f(std::integral_constant<int, n>) for n in 1 .. Most.
-template <int Most, int N = 1, class F>
-void with_count(int64_t n, const F& f) {
-  if constexpr (N < Most)
-    if (n > N) return with_count<Most, N + 1>(n, f);
-  f(std::integral_constant<int, N>());
-}
-
-// f(width), the usual widths as constants: short rows are then copied and added without a loop.
-template <class F>
-void with_width(int64_t width, const F& f) {
-  switch (width) {
-    case 4: return f(std::integral_constant<int64_t, 4>());
-    case 8: return f(std::integral_constant<int64_t, 8>());
-    case 16: return f(std::integral_constant<int64_t, 16>());
-    case 32: return f(std::integral_constant<int64_t, 32>());
-    default: return f(width);
-  }
-}
-
-// Vectors of channels and position channels that are worked on at once: their factors and sums stay in registers.
-constexpr int kChannelVectors = kPanelVectors, kPositions = 4;
-
-// f(first channel, std::integral_constant<int, vectors>) over a padded row.
-template <class T, class F>
-void for_channels(int64_t stride, const F& f) {
-  for (int64_t c = 0; c < stride; c += kChannelVectors * kLanes<T>)
-    with_count<kChannelVectors>((stride - c) / kLanes<T>, [&](auto vectors) { f(c, vectors); });
-}
-
-// The sum of the lanes, by halves.
-template <class T>
-T fold_lanes(Vector<T> v) {
-#if defined(__AVX512F__)
-  const __m256d lower = _mm512_maskz_extractf64x4_pd(0xff, (__m512d)v, 0);
-  const __m256d upper = _mm512_maskz_extractf64x4_pd(0xff, (__m512d)v, 1);
-  if constexpr (sizeof(T) == 4) {
-    const __m256 eight = (__m256)lower + (__m256)upper;
-    const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
-    const __m128 two = four + _mm_movehl_ps(four, four);
-    return two[0] + two[1];
-  } else {
-    const __m256d four = lower + upper;
-    const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
-    return two[0] + two[1];
-  }
-#else
-  T lanes[kLanes<T>];
-  store(lanes, v);
-  for (int step = kLanes<T> / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-  return lanes[0];
-#endif
-}
-
-// Which lanes are greater than 0, as bits; and the lanes whose bit is set, else 0.
-template <class T>
-uint16_t positive_lanes(Vector<T> v) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    return _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ);
-  else
-    return _mm512_cmp_pd_mask((__m512d)v, _mm512_setzero_pd(), _CMP_GT_OQ);
-#elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 4)
-    return static_cast<uint16_t>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)v, _mm256_setzero_ps(), _CMP_GT_OQ)));
-  else
-    return static_cast<uint16_t>(_mm256_movemask_pd(_mm256_cmp_pd((__m256d)v, _mm256_setzero_pd(), _CMP_GT_OQ)));
-#else
-  int bits = 0;
-  for (int lane = 0; lane < kLanes<T>; ++lane) bits |= (v[lane] > 0) << lane;
-  return static_cast<uint16_t>(bits);
-#endif
-}
-template <class T>
-Vector<T> keep_lanes(uint16_t bits, Vector<T> v) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    return (Vector<T>)_mm512_maskz_mov_ps(bits, (__m512)v);
-  else
-    return (Vector<T>)_mm512_maskz_mov_pd(static_cast<__mmask8>(bits), (__m512d)v);
-#else
-  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  Vector<Bits> bit;
-  for (int lane = 0; lane < kLanes<T>; ++lane) bit[lane] = Bits{1} << lane;
-  const auto kept = (broadcast(Bits{bits}) & bit) != Vector<Bits>{};
-  return kept ? v : Vector<T>{};
-#endif
-}
-
-// A copy of `values` with zeros to whole vectors.
-template <class T>
-Buffer<T> padded_copy(const T* values, int64_t count, int64_t stride) {
-  Buffer<T> copy(stride);
-  std::copy_n(values, count, copy.data());
-  std::fill(copy.data() + count, copy.data() + stride, T(0));
-  return copy;
-}
 
 // What every walk over the pairs reads. `queries` false: only the keys (values) and the position code.
 template <class T>
@@ -357,35 +258,6 @@ class PairBlock {
   Buffer<T> rows_, sum_;
 };
 
-// Sums of parameters' gradients, (rows, stride) for each chunk of the queries; how many chunks depends on sizes alone.
-template <class T>
-class ParameterSums {
- public:
-  ParameterSums(const AttentionPairs<T>& a, int64_t rows, int64_t stride)
-      : a_(a), size_(rows * stride), chunks_(gradient_chunks(a.num_query * a.num_neighbors, size_)), sums_(chunks_) {}
-
-  int64_t chunks() const { return chunks_; }
-  int64_t begin(int64_t chunk) const { return a_.num_query * chunk / chunks_; }
-  T* start(int64_t chunk) {
-    sums_[chunk].grow(size_);
-    std::fill_n(sums_[chunk].data(), size_, T(0));
-    return sums_[chunk].data();
-  }
-  const T* total() {
-    T* total = sums_[0].data();
-    for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
-      const T* sums = sums_[chunk].data();
-      for (int64_t i = 0; i < size_; ++i) total[i] += sums[i];
-    }
-    return total;
-  }
-
- private:
-  const AttentionPairs<T>& a_;
-  int64_t size_, chunks_;
-  std::vector<Buffer<T>> sums_;
-};
-
 // What position_gradients summed, as the gradients of position_weight and position_bias.
 template <class T>
 void write_position_sums(const PairInputs<T>& in, const T* sums, const AttentionPairGradients<T>& g) {
@@ -393,18 +265,6 @@ void write_position_sums(const PairInputs<T>& in, const T* sums, const Attention
   for (int64_t c = 0; c < in.a.channels; ++c)
     for (int64_t p = 0; p < positions; ++p) g.position_weight[c * positions + p] = sums[p * in.stride + c];
   std::copy_n(sums + positions * in.stride, in.a.channels, g.position_bias);
-}
-
-// Pairs of a task where nothing is summed over tasks.
-constexpr int64_t kTaskPairs = 4096;
-
-// f(begin, end, memory) for parts of `owners` owners that have about `pairs` pairs together; memory as in for_tasks.
-template <class Make, class F>
-void for_parts(int64_t owners, int64_t pairs, const Parallel& parallel, Make&& make, F&& f) {
-  const int64_t part = std::max<int64_t>(1, owners * kTaskPairs / (pairs + 1));
-  for_tasks((owners + part - 1) / part, parallel, make, [&](int64_t task, auto& memory) {
-    f(task * part, std::min(owners, (task + 1) * part), memory);
-  });
 }
 
 // Zeros for the pairs of queries begin .. end - 1 that no walk reaches.

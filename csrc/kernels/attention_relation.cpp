@@ -23,10 +23,8 @@ template <class T>
 bool forward(const AttentionRelation<T>& a, T* out, const Parallel& parallel) {
   const RelationInputs<T> in(a, parallel);
   const int64_t width = a.out_channels;
-  const Panels<T> panels(a.pairs.channels, width);
-  const int64_t padded = panels.padded_columns();
-  Buffer<T> weight(panels.size());
-  panels.pack(a.weight, 1, a.pairs.channels, weight.data());
+  const BlockMatrix<T> weight(a.weight, a.pairs.channels, width, 1, a.pairs.channels);
+  const int64_t padded = weight.columns();
   const Buffer<T> bias = padded_copy(a.bias, width, padded);
   struct Memory {
     PairBlock<T> block;
@@ -46,13 +44,7 @@ bool forward(const AttentionRelation<T>& a, T* out, const Parallel& parallel) {
             return z <= Vector<T>{} ? Vector<T>{} : z;
           });
           const int64_t pairs = m.block.size();
-          for (int64_t i = 0; i < pairs; ++i)
-            for (int64_t o = 0; o < padded; o += kLanes<T>) store(&m.out[i * padded + o], load(bias.data() + o));
-          for (int64_t panel = 0; panel < panels.count(); ++panel)
-            product<T>(
-                pairs, [&](int64_t i) { return m.block.row(i); }, 1, weight.data() + panels.offset(panel),
-                panels.width(panel), panels.vectors(panel), a.pairs.channels,
-                [&](int64_t i) { return &m.out[i * padded + panels.first_column(panel)]; });
+          weight.multiply(m.block.row(0), in.pairs.stride, pairs, bias.data(), m.out.data());
           with_width(width, [&](auto count) {
             for (int64_t i = 0; i < pairs; ++i)
               std::copy_n(&m.out[i * padded], int64_t{count}, out + m.block.number(i) * count);
@@ -65,32 +57,19 @@ bool forward(const AttentionRelation<T>& a, T* out, const Parallel& parallel) {
 
 // Gradients of the relations, back through the product: what both walks begin with.
 template <class T>
-class Projection {
- public:
-  Projection(const AttentionRelation<T>& a, const T* grad_out, int64_t stride)
-      : grad_out_(grad_out), width_(a.out_channels), stride_(stride), panels_(width_, a.pairs.channels),
-        weight_(panels_.size()) {
-    panels_.pack(a.weight, a.pairs.channels, 1, weight_.data());
-  }
+struct Projection {
+  const T* grad_out;
+  int64_t width;
+  BlockMatrix<T> weight;
 
   // grads[i] = grad_out of pair i, rows[i] = grads[i] @ weight.
   void operator()(const PairBlock<T>& block, T* grads, T* rows) const {
-    with_width(width_, [&](auto count) {
+    with_width(width, [&](auto count) {
       for (int64_t i = 0; i < block.size(); ++i)
-        std::copy_n(grad_out_ + block.number(i) * count, int64_t{count}, grads + i * count);
+        std::copy_n(grad_out + block.number(i) * count, int64_t{count}, grads + i * count);
     });
-    for (int64_t panel = 0; panel < panels_.count(); ++panel)
-      product<T>(
-          block.size(), [&](int64_t i) { return grads + i * width_; }, 1, weight_.data() + panels_.offset(panel),
-          panels_.width(panel), panels_.vectors(panel), width_,
-          [&](int64_t i) { return rows + i * stride_ + panels_.first_column(panel); }, false);
+    weight.multiply(grads, width, block.size(), nullptr, rows);
   }
-
- private:
-  const T* grad_out_;
-  int64_t width_, stride_;
-  Panels<T> panels_;
-  Buffer<T> weight_;
 };
 
 template <class T>
@@ -102,37 +81,6 @@ struct Memory {
       : block(in), grads(PairBlock<T>::kMost * width), rows(PairBlock<T>::kMost * in.stride) {}
 };
 
-// One block of the walk by queries. On entry block.row(i) is the difference x and rows[i] the gradient of its ReLU; on
-// exit block.row(i) is the gradient of x and rows[i] the ReLU. shift_sums += gradient of the norm's result, scale_sums
-// += that times x. passed: a row of bits for each pair, by its number: where the ReLU let something through.
-template <class T, int V>
-void through_norm(PairBlock<T>& block, T* rows, int64_t stride, int64_t c, const T* scale, const T* shift,
-                  T* scale_sums, T* shift_sums, uint16_t* passed) {
-  Vector<T> scales[V], shifts[V], scale_sum[V], shift_sum[V];
-  for (int v = 0; v < V; ++v) {
-    const int64_t at = c + v * kLanes<T>;
-    scales[v] = load(scale + at), shifts[v] = load(shift + at);
-    scale_sum[v] = load(scale_sums + at), shift_sum[v] = load(shift_sums + at);
-  }
-  const int64_t vectors = stride / kLanes<T>, first = c / kLanes<T>;
-  for (int64_t i = 0; i < block.size(); ++i)
-    for (int v = 0; v < V; ++v) {
-      T *difference = block.row(i) + c + v * kLanes<T>, *other = rows + i * stride + c + v * kLanes<T>;
-      const Vector<T> x = load(difference), z = multiply_add<T>(scales[v], x, shifts[v]);
-      const uint16_t bits = positive_lanes<T>(z);
-      const Vector<T> grad = keep_lanes<T>(bits, load(other));
-      passed[block.number(i) * vectors + first + v] = bits;
-      shift_sum[v] += grad;
-      scale_sum[v] = multiply_add<T>(grad, x, scale_sum[v]);
-      store(difference, scales[v] * grad);
-      store(other, z <= Vector<T>{} ? Vector<T>{} : z);
-    }
-  for (int v = 0; v < V; ++v) {
-    store(scale_sums + c + v * kLanes<T>, scale_sum[v]);
-    store(shift_sums + c + v * kLanes<T>, shift_sum[v]);
-  }
-}
-
 template <class T>
 void backward_by_query(const RelationInputs<T>& in, const Projection<T>& project,
                        const AttentionRelationGradients<T>& g, uint16_t* passed, const Parallel& parallel) {
@@ -140,7 +88,7 @@ void backward_by_query(const RelationInputs<T>& in, const Projection<T>& project
   const int64_t width = in.a.out_channels, stride = in.pairs.stride, positions = pairs.position_channels;
   // Rows of the sums: position_weight, position_bias, scale, shift, weight; bias behind them.
   const int64_t rows = positions + 3 + width, bias_rows = (width + stride - 1) / stride;
-  ParameterSums<T> sums(pairs, rows + bias_rows, stride);
+  ParameterSums<T> sums(pairs.num_query, pairs.num_query * pairs.num_neighbors, (rows + bias_rows) * stride);
   for_tasks(
       sums.chunks(), parallel, [&] { return std::unique_ptr<Memory<T>>(new Memory<T>(in.pairs, width)); },
       [&](int64_t chunk, Memory<T>& m) {
@@ -155,18 +103,13 @@ void backward_by_query(const RelationInputs<T>& in, const Projection<T>& project
           block.differences([](int64_t, Vector<T> x) { return x; });
           project(block, m.grads.data(), m.rows.data());
           for_channels<T>(stride, [&](int64_t c, auto vectors) {
-            through_norm<T, vectors>(block, m.rows.data(), stride, c, in.scale.data(), in.shift.data(), scale, shift,
-                                     passed);
+            through_norm<T, vectors>(block.row(0), m.rows.data(), block.size(), stride, c, in.scale.data(),
+                                     in.shift.data(), scale, shift, [&](int64_t i, int64_t vector, uint16_t bits) {
+                                       passed[block.number(i) * (stride / kLanes<T>) + vector] = bits;
+                                     });
           });
-          for (int64_t c = 0; c < stride; c += kPanelColumns<T>)
-            product<T>(
-                width, [&](int64_t o) { return &m.grads[o]; }, width, m.rows.data() + c, stride,
-                static_cast<int>(std::min<int64_t>(kPanelColumns<T>, stride - c) / kLanes<T>), block.size(),
-                [&](int64_t o) { return weight + o * stride + c; });
-          with_width(width, [&](auto count) {
-            for (int64_t i = 0; i < block.size(); ++i)
-              for (int64_t o = 0; o < count; ++o) bias[o] += m.grads[i * count + o];
-          });
+          add_weight_gradient(m.grads.data(), width, m.rows.data(), stride, block.size(), weight);
+          add_columns(m.grads.data(), width, block.size(), bias);
           block.position_gradients(sum, g.pairs.position);
           block.add_to_owners(g.pairs.query);
         });
@@ -209,7 +152,8 @@ void backward_by_key(const RelationInputs<T>& in, const Projection<T>& project, 
 template <class T>
 void backward(const AttentionRelation<T>& a, const AttentionRelationGradients<T>& g, const Parallel& parallel) {
   const RelationInputs<T> in(a, parallel);
-  const Projection<T> project(a, g.grad_out, in.pairs.stride);
+  const Projection<T> project{g.grad_out, a.out_channels,
+                              {a.weight, a.out_channels, a.pairs.channels, a.pairs.channels, 1}};
   Buffer<uint16_t> passed(a.pairs.num_query * a.pairs.num_neighbors * (in.pairs.stride / kLanes<T>));
   backward_by_query(in, project, g, passed.data(), parallel);
   backward_by_key(in, project, g, passed.data(), parallel);

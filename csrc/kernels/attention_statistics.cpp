@@ -1,38 +1,10 @@
 #include <atomic>
 
 #include "attention_pairs.h"
+#include "moments.h"
 
 namespace pcseg::PCSEG_ISA {
 namespace {
-
-// Count, mean and sum of squared deviations of each channel, joined pairwise (Chan, Golub, LeVeque 1979).
-class Moments {
- public:
-  explicit Moments(int64_t channels) : mean_(channels, 0.0), squares_(channels, 0.0) {}
-
-  void join(double count, const double* mean, const double* squares) {
-    if (count == 0) return;
-    const double sum = count_ + count, share = count / sum, cross = count_ * share;
-    for (size_t c = 0; c < mean_.size(); ++c) {
-      const double difference = mean[c] - mean_[c];
-      mean_[c] += share * difference;
-      squares_[c] += squares[c] + cross * difference * difference;
-    }
-    count_ = sum;
-  }
-  void join(const Moments& other) { join(other.count_, other.mean_.data(), other.squares_.data()); }
-  template <class T>
-  void write(T* mean, T* var) const {
-    for (size_t c = 0; c < mean_.size(); ++c) {
-      mean[c] = static_cast<T>(mean_[c]);
-      var[c] = static_cast<T>(count_ > 0 ? squares_[c] / count_ : 0);
-    }
-  }
-
- private:
-  double count_ = 0;
-  std::vector<double> mean_, squares_;
-};
 
 template <class T>
 bool forward(const AttentionStatistics<T>& a, const Parallel& parallel) {
@@ -41,44 +13,21 @@ bool forward(const AttentionStatistics<T>& a, const Parallel& parallel) {
   const int64_t chunks = gradient_chunks(a.pairs.num_query * a.pairs.num_neighbors, stride);
   struct Memory {
     PairBlock<T> block;
-    Buffer<T> sums;  // of differences from the block's first row, and of their squares
-    Buffer<double> mean, squares;
+    BlockMoments<T> moments;
   };
   std::vector<Moments> moments(chunks, Moments(channels));
   std::atomic<bool> in_range{true};
   for_tasks(
       chunks, parallel,
       [&] {
-        return std::unique_ptr<Memory>(
-            new Memory{PairBlock<T>(in), Buffer<T>(2 * stride), Buffer<double>(channels), Buffer<double>(channels)});
+        return std::unique_ptr<Memory>(new Memory{PairBlock<T>(in), BlockMoments<T>(channels, stride)});
       },
       [&](int64_t chunk, Memory& m) {
         const int64_t begin = a.pairs.num_query * chunk / chunks, end = a.pairs.num_query * (chunk + 1) / chunks;
         PairBlock<T>& block = m.block;
         const bool good = block.for_queries(begin, end, [&] {
           block.differences([](int64_t, Vector<T> x) { return x; });
-          for_channels<T>(stride, [&](int64_t c, auto vectors) {
-            Vector<T> first[vectors], sum[vectors] = {}, squares[vectors] = {};
-            for (int v = 0; v < vectors; ++v) first[v] = load(block.row(0) + c + v * kLanes<T>);
-            for (int64_t i = 1; i < block.size(); ++i)
-              for (int v = 0; v < vectors; ++v) {
-                const Vector<T> x = load(block.row(i) + c + v * kLanes<T>) - first[v];
-                sum[v] += x;
-                squares[v] = multiply_add<T>(x, x, squares[v]);
-              }
-            for (int v = 0; v < vectors; ++v) {
-              store(&m.sums[c + v * kLanes<T>], sum[v]);
-              store(&m.sums[stride + c + v * kLanes<T>], squares[v]);
-            }
-          });
-          const double count = static_cast<double>(block.size());
-          for (int64_t c = 0; c < channels; ++c) {
-            const double sum = m.sums[c];
-            m.mean[c] = block.row(0)[c] + sum / count;
-            const double squares = m.sums[stride + c] - sum * sum / count;
-            m.squares[c] = squares < 0 ? 0 : squares;
-          }
-          moments[chunk].join(count, m.mean.data(), m.squares.data());
+          m.moments.join(block.row(0), block.size(), moments[chunk]);
         });
         if (!good) in_range = false;
       });
@@ -114,7 +63,7 @@ void backward(const AttentionPairs<T>& a, const AttentionStatisticsGradients<T>&
   const int64_t pairs = by_key.first(a.num_key);
   const Line<T> line(a, g, in.stride, pairs);
   const auto make = [&] { return std::unique_ptr<PairBlock<T>>(new PairBlock<T>(in)); };
-  ParameterSums<T> sums(a, a.position_channels + 1, in.stride);
+  ParameterSums<T> sums(a.num_query, a.num_query * a.num_neighbors, (a.position_channels + 1) * in.stride);
   for_tasks(sums.chunks(), parallel, make, [&](int64_t chunk, PairBlock<T>& block) {
     const int64_t begin = sums.begin(chunk), end = sums.begin(chunk + 1);
     T* sum = sums.start(chunk);

@@ -7,6 +7,7 @@ from pcseg.ops.linear import linear
 from pcseg.ops.local_geometry import LocalGeometry, height_above_minimum, local_geometry
 from pcseg.ops.neighbor_max import neighbor_max
 from pcseg.ops.neighbor_search import knn, radius_search
+from pcseg.ops.norm_linear import norm_linear
 from pcseg.ops.segment_reduce import segment_reduce
 from pcseg.ops.vector_attention import (
     attention_aggregate,
@@ -32,6 +33,7 @@ __all__ = [
     "linear",
     "local_geometry",
     "neighbor_max",
+    "norm_linear",
     "radius_search",
     "segment_reduce",
     "vector_attention",

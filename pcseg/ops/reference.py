@@ -117,6 +117,24 @@ def attention_aggregate(
     return (probs.repeat(1, 1, repeat) * x).sum(1)
 
 
+def norm_linear(
+    rows: Tensor,  # (R, C)
+    norm_weight: Tensor,  # (C,)
+    norm_bias: Tensor,  # (C,)
+    weight: Tensor,  # (O, C)
+    bias: Tensor,  # (O,)
+    *,
+    mean: Tensor | None = None,  # (C,)
+    var: Tensor | None = None,  # (C,)
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:  # (R, O), (C,), (C,)
+    """``pcseg.ops.norm_linear``."""
+    if mean is None or var is None:
+        mean, var = rows.mean(0), rows.var(0, correction=0)
+    normed = (rows - mean) / (var + eps).sqrt() * norm_weight + norm_bias
+    return normed.relu() @ weight.T + bias, mean, var
+
+
 def neighbor_max(
     values: Tensor,  # (N, C)
     neighbors: Tensor,  # (M, H) int64, N where there is no neighbour
