@@ -66,7 +66,7 @@ def test_equals_torchs_layers(training: bool) -> None:
     state = {"0.weight": norm_weight, "0.bias": norm_bias, "2.weight": weight, "2.bias": bias}
     layers = nn.Sequential(norm, nn.ReLU(), linear)
     layers.load_state_dict(state, strict=False)
-    statistics = {} if training else {"mean": norm.running_mean, "var": norm.running_var}
+    statistics: dict[str, Any] = {} if training else {"mean": norm.running_mean, "var": norm.running_var}
     out, mean, var = norm_linear(rows, norm_weight, norm_bias, weight, bias, **statistics)
     torch.testing.assert_close(out, layers(rows))
     if training:
