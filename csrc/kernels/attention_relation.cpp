@@ -44,10 +44,12 @@ bool forward(const AttentionRelation<T>& a, T* out, const Parallel& parallel) {
             return z <= Vector<T>{} ? Vector<T>{} : z;
           });
           const int64_t pairs = m.block.size();
-          weight.multiply(m.block.row(0), in.pairs.stride, pairs, bias.data(), m.out.data());
+          const auto row = [&](int64_t i) { return m.block.row(i); };
+          const auto result = [&](int64_t i) { return out + m.block.number(i) * width; };
+          if (padded == width) return weight.multiply(pairs, row, bias.data(), result);
+          weight.multiply(pairs, row, bias.data(), [&](int64_t i) { return &m.out[i * padded]; });
           with_width(width, [&](auto count) {
-            for (int64_t i = 0; i < pairs; ++i)
-              std::copy_n(&m.out[i * padded], int64_t{count}, out + m.block.number(i) * count);
+            for (int64_t i = 0; i < pairs; ++i) std::copy_n(&m.out[i * padded], int64_t{count}, result(i));
           });
         });
         if (!good) in_range = false;
@@ -62,13 +64,22 @@ struct Projection {
   int64_t width;
   BlockMatrix<T> weight;
 
-  // grads[i] = grad_out of pair i, rows[i] = grads[i] @ weight.
-  void operator()(const PairBlock<T>& block, T* grads, T* rows) const {
+  // rows[i] = grad_out of pair i @ weight.
+  void operator()(const PairBlock<T>& block, T* rows) const {
+    weight.multiply(
+        block.size(), [&](int64_t i) { return grad_out + block.number(i) * width; }, nullptr,
+        [&](int64_t i) { return rows + i * weight.columns(); });
+  }
+
+  // grad_out of the block's pairs, one after the other: where they lie, or copied.
+  const T* grads(const PairBlock<T>& block, T* copy) const {
+    if (block.number(block.size() - 1) - block.number(0) == block.size() - 1)
+      return grad_out + block.number(0) * width;
     with_width(width, [&](auto count) {
       for (int64_t i = 0; i < block.size(); ++i)
-        std::copy_n(grad_out + block.number(i) * count, int64_t{count}, grads + i * count);
+        std::copy_n(grad_out + block.number(i) * count, int64_t{count}, copy + i * count);
     });
-    weight.multiply(grads, width, block.size(), nullptr, rows);
+    return copy;
   }
 };
 
@@ -101,15 +112,16 @@ void backward_by_query(const RelationInputs<T>& in, const Projection<T>& project
         PairBlock<T>& block = m.block;
         block.for_queries(begin, end, [&] {
           block.differences([](int64_t, Vector<T> x) { return x; });
-          project(block, m.grads.data(), m.rows.data());
+          project(block, m.rows.data());
           for_channels<T>(stride, [&](int64_t c, auto vectors) {
             through_norm<T, vectors>(block.row(0), m.rows.data(), block.size(), stride, c, in.scale.data(),
                                      in.shift.data(), scale, shift, [&](int64_t i, int64_t vector, uint16_t bits) {
                                        passed[block.number(i) * (stride / kLanes<T>) + vector] = bits;
                                      });
           });
-          add_weight_gradient(m.grads.data(), width, m.rows.data(), stride, block.size(), weight);
-          add_columns(m.grads.data(), width, block.size(), bias);
+          const T* grads = project.grads(block, m.grads.data());
+          add_weight_gradient(grads, width, m.rows.data(), stride, block.size(), weight);
+          add_columns(grads, width, block.size(), bias);
           block.position_gradients(sum, g.pairs.position);
           block.add_to_owners(g.pairs.query);
         });
@@ -138,7 +150,7 @@ void backward_by_key(const RelationInputs<T>& in, const Projection<T>& project, 
         T* grad = g.pairs.key + begin * channels;
         std::fill_n(grad, (end - begin) * channels, T(0));
         m.block.for_keys(by_key, begin, end, [&] {
-          project(m.block, m.grads.data(), m.rows.data());
+          project(m.block, m.rows.data());
           m.block.add_to_owners(g.pairs.key, [&](int64_t i, int64_t c) {
             const uint16_t bits = passed[m.block.number(i) * vectors + c / kLanes<T>];
             return keep_lanes<T>(bits, load(&m.rows[i * stride + c]));

@@ -103,7 +103,10 @@ void forward(const NormLinear<T>& a, T* out, const Parallel& parallel) {
           }
           T* to = out + first * a.out_channels;
           const bool whole = weight.columns() == a.out_channels;
-          weight.multiply(m.rows.data(), norm.stride, count, bias.data(), whole ? to : m.out.data());
+          T* padded = whole ? to : m.out.data();
+          weight.multiply(
+              count, [&](int64_t i) { return &m.rows[i * norm.stride]; }, bias.data(),
+              [&](int64_t i) { return padded + i * weight.columns(); });
           if (!whole) cut_rows(m.out.data(), weight.columns(), count, a.out_channels, to);
         });
       });
@@ -154,7 +157,9 @@ void backward(const NormLinear<T>& a, const NormLinearGradients<T>& g, const Par
         for_blocks(sums.begin(chunk), sums.begin(chunk + 1), [&](int64_t first, int64_t count) {
           const T* grads = g.grad_out + first * width;
           pad_rows(a.rows + first * channels, channels, count, stride, m.x.data());
-          weight.multiply(grads, width, count, nullptr, m.rows.data());
+          weight.multiply(
+              count, [&](int64_t i) { return grads + i * width; }, nullptr,
+              [&](int64_t i) { return &m.rows[i * stride]; });
           for_channels<T>(stride, [&](int64_t c, auto vectors) {
             through_norm<T, vectors>(m.x.data(), m.rows.data(), count, stride, c, norm.scale.data(), norm.shift.data(),
                                      sum, sum + stride, [](int64_t, int64_t, uint16_t) {});

@@ -123,15 +123,15 @@ class BlockMatrix {
   }
   int64_t columns() const { return panels_.padded_columns(); }
 
-  // out[i] = rows[i] @ matrix + start, or without a start where it is null; out (count, columns()).
-  void multiply(const T* rows, int64_t stride, int64_t count, const T* start, T* out) const {
+  // out(i) = row(i) @ matrix + start, or without a start where it is null; out(i) has columns() places.
+  template <class Row, class Out>
+  void multiply(int64_t count, const Row& row, const T* start, const Out& out) const {
     for (int64_t i = 0; i < count && start; ++i)
-      for (int64_t c = 0; c < columns(); c += kLanes<T>) store(out + i * columns() + c, load(start + c));
+      for (int64_t c = 0; c < columns(); c += kLanes<T>) store(out(i) + c, load(start + c));
     for (int64_t panel = 0; panel < panels_.count(); ++panel)
       product<T>(
-          count, [&](int64_t i) { return rows + i * stride; }, 1, packed_.data() + panels_.offset(panel),
-          panels_.width(panel), panels_.vectors(panel), depth_,
-          [&](int64_t i) { return out + i * columns() + panels_.first_column(panel); }, start != nullptr);
+          count, row, 1, packed_.data() + panels_.offset(panel), panels_.width(panel), panels_.vectors(panel), depth_,
+          [&](int64_t i) { return out(i) + panels_.first_column(panel); }, start != nullptr);
   }
 
  private:
