@@ -7,6 +7,7 @@
 
 #include "kpconv_tile.h"
 #include "matrix_block.h"
+#include "padded_rows.h"
 #include "task_split.h"
 
 namespace pcseg::PCSEG_ISA {
@@ -24,30 +25,6 @@ template <class T>
 int64_t tile_points(int64_t owners, int64_t kernel_size, int64_t channels) {
   return std::clamp<int64_t>(round_up((owners + 7) / 8, 12), 12, cached_points<T>(kernel_size, channels));
 }
-
-// Rows copied where their length is no multiple of a vector.
-template <class T>
-class PaddedRows {
- public:
-  PaddedRows(const T* data, int64_t rows, int64_t channels, const Parallel& parallel) : rows_{data, channels} {
-    if (channels % kLanes<T> == 0) return;
-    const int64_t stride = round_up(channels, kLanes<T>);
-    copy_.grow(rows * stride);
-    T* copy = copy_.data();
-    parallel.ranges(rows, 1024, [=](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        std::copy_n(data + r * channels, channels, copy + r * stride);
-        std::fill(copy + r * stride + channels, copy + (r + 1) * stride, T(0));
-      }
-    });
-    rows_ = {copy, stride};
-  }
-  const Rows<T>& operator*() const { return rows_; }
-
- private:
-  Buffer<T> copy_;
-  Rows<T> rows_;
-};
 
 // weights (kernel_size, in, out), or each slice's transpose, as panels, one kernel point after the other.
 template <class T>

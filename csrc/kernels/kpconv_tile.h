@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "kpconv.h"
+#include "padded_rows.h"
 #include "task_split.h"
 #include "vector.h"
 
@@ -25,13 +26,6 @@ struct Walk {
   const int64_t* first = nullptr;
   const int32_t* index = nullptr;
   bool modulated = true;  // influences carry the modulations
-};
-
-// Rows that may be read in whole vectors.
-template <class T>
-struct Rows {
-  const T* data;
-  int64_t stride;
 };
 
 constexpr int kBlockVectors = kRegisters == 32 ? 4 : 8;  // vectors of a row that are summed in registers

@@ -9,8 +9,15 @@ from pcseg.ops.linear import linear
 from pcseg.ops.local_geometry import LocalGeometry, height_above_minimum, local_geometry
 from pcseg.ops.neighbor_max import neighbor_max
 from pcseg.ops.neighbor_search import PointIndex, knn, point_index, radius_search
+from pcseg.ops.norm_linear import norm_linear
 from pcseg.ops.potts_energy import potts_energy, potts_energy_csr
 from pcseg.ops.segment_reduce import segment_reduce
+from pcseg.ops.vector_attention import (
+    attention_aggregate,
+    attention_relation,
+    attention_statistics,
+    vector_attention,
+)
 from pcseg.ops.voxel_features import VoxelFeatures, voxel_features
 
 __all__ = [
@@ -19,6 +26,9 @@ __all__ = [
     "PointIndex",
     "VoxelFeatures",
     "VoxelGrid",
+    "attention_aggregate",
+    "attention_relation",
+    "attention_statistics",
     "farthest_point_sample",
     "gather_neighbors",
     "grid_subsample",
@@ -30,10 +40,12 @@ __all__ = [
     "linear",
     "local_geometry",
     "neighbor_max",
+    "norm_linear",
     "point_index",
     "potts_energy",
     "potts_energy_csr",
     "radius_search",
     "segment_reduce",
+    "vector_attention",
     "voxel_features",
 ]

@@ -55,6 +55,86 @@ def kpconv_fitting_distance(
     return torch.where(missing.all(1, keepdim=True), 0, nearest)
 
 
+def _attention_differences(
+    query: Tensor,  # (M, C)
+    key: Tensor,  # (N, C)
+    neighbors: Tensor,  # (M, k) int64, N where there is no neighbour
+    position: Tensor,  # (M, k, P)
+    position_weight: Tensor,  # (C, P)
+    position_bias: Tensor,  # (C,)
+) -> tuple[Tensor, Tensor]:  # (M, k, C), (M, k, 1) bool
+    present = (neighbors < key.shape[0]).unsqueeze(-1)
+    delta = (position @ position_weight.T + position_bias) * present
+    return query.unsqueeze(1) * present - gather_neighbors(key, neighbors) + delta, present
+
+
+def attention_relation(
+    query: Tensor,  # (M, C)
+    key: Tensor,  # (N, C)
+    neighbors: Tensor,  # (M, k) int64, N where there is no neighbour
+    position: Tensor,  # (M, k, P)
+    position_weight: Tensor,  # (C, P)
+    position_bias: Tensor,  # (C,)
+    scale: Tensor,  # (C,)
+    shift: Tensor,  # (C,)
+    weight: Tensor,  # (G, C)
+    bias: Tensor,  # (G,)
+) -> Tensor:  # (M, k, G)
+    """``pcseg.ops.attention_relation``."""
+    x, present = _attention_differences(query, key, neighbors, position, position_weight, position_bias)
+    return ((x * scale + shift).relu() @ weight.T + bias) * present
+
+
+def attention_statistics(
+    query: Tensor,  # (M, C)
+    key: Tensor,  # (N, C)
+    neighbors: Tensor,  # (M, k) int64, N where there is no neighbour
+    position: Tensor,  # (M, k, P)
+    position_weight: Tensor,  # (C, P)
+    position_bias: Tensor,  # (C,)
+) -> tuple[Tensor, Tensor]:  # (C,), (C,)
+    """``pcseg.ops.attention_statistics``."""
+    x, present = _attention_differences(query, key, neighbors, position, position_weight, position_bias)
+    count = present.sum().clamp(min=1)
+    mean = x.sum((0, 1)) / count
+    return mean, ((x - mean) * present).square().sum((0, 1)) / count
+
+
+def attention_aggregate(
+    logits: Tensor,  # (M, k, G)
+    value: Tensor,  # (N, C)
+    neighbors: Tensor,  # (M, k) int64, N where there is no neighbour
+    position: Tensor,  # (M, k, P)
+    position_weight: Tensor,  # (C, P)
+    position_bias: Tensor,  # (C,)
+) -> Tensor:  # (M, C)
+    """``pcseg.ops.attention_aggregate``."""
+    zeros = value.new_zeros(neighbors.shape[0], value.shape[1])
+    x, present = _attention_differences(zeros, -value, neighbors, position, position_weight, position_bias)
+    # Finite, so that a row without neighbours has finite gradients; present puts its weights to 0.
+    probs = logits.masked_fill(~present, torch.finfo(logits.dtype).min).softmax(1) * present
+    repeat = value.shape[1] // logits.shape[2]
+    return (probs.repeat(1, 1, repeat) * x).sum(1)
+
+
+def norm_linear(
+    rows: Tensor,  # (R, C)
+    norm_weight: Tensor,  # (C,)
+    norm_bias: Tensor,  # (C,)
+    weight: Tensor,  # (O, C)
+    bias: Tensor,  # (O,)
+    *,
+    mean: Tensor | None = None,  # (C,)
+    var: Tensor | None = None,  # (C,)
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:  # (R, O), (C,), (C,)
+    """``pcseg.ops.norm_linear``."""
+    if mean is None or var is None:
+        mean, var = rows.mean(0), rows.var(0, correction=0)
+    normed = (rows - mean) / (var + eps).sqrt() * norm_weight + norm_bias
+    return normed.relu() @ weight.T + bias, mean, var
+
+
 def neighbor_max(
     values: Tensor,  # (N, C)
     neighbors: Tensor,  # (M, H) int64, N where there is no neighbour

@@ -18,6 +18,7 @@ SOURCES = {
         "grid_subsample", "voxel_features", "segment_reduce", "gather_neighbors", "local_geometry",
         "height_above_minimum",
     ),
+    "vector_attention": ("attention_relation", "attention_statistics", "attention_aggregate"),
     "neighbor_search": ("neighbor_search", "point_index", "point_order"),
     "potts_energy": ("potts_energy",),
     "farthest_point_sample": ("farthest_point_sample", "point_order"),
