@@ -1,10 +1,14 @@
 #include "grid_subsample.h"
 
 #include <array>
+#include <atomic>
+#include <bit>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <utility>
 
+#include "aligned_array.h"
 #include "cell.h"
 #include "dense_rank.h"
 
@@ -213,57 +217,73 @@ int64_t run_voxels(const GridVoxels<T>& a, const Parallel& parallel) {
   }
 }
 
-void run_order(const GridOrder& a, const Parallel& parallel) {
-  a.point_offsets[0] = 0;
+// Points go to buckets of 2^shift consecutive voxels, then each bucket is sorted alone, in cache. A Pair is the voxel
+// within the bucket above the point's index.
+template <class Pair>
+void sort_points(const GridOrder& a, int shift, int index_bits, const Parallel& parallel) {
   const int64_t n = a.num_points, voxels = a.num_voxels;
-  // Points go to buckets of consecutive voxels, then each bucket is sorted alone, in cache.
-  int shift = 12;
-  while (shift > 6 && (voxels >> shift) < 8 * parallel.threads()) --shift;
-  while ((voxels >> shift) >= 4096) ++shift;
-  const int64_t buckets = voxels == 0 ? 0 : ((voxels - 1) >> shift) + 1;
-  const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(parallel.threads(), n / 8192));
-  const auto part_begin = [&](int64_t part) { return n / parts * part + std::min(part, n % parts); };
-
-  std::vector<int64_t> cursor(parts * buckets, 0);  // [part][bucket]
-  parallel.ranges(parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      int64_t* count = cursor.data() + part * buckets;
-      for (int64_t i = part_begin(part), last = part_begin(part + 1); i < last; ++i)
-        ++count[a.voxel_of_point[i] >> shift];
-    }
+  const int64_t buckets = ((voxels - 1) >> shift) + 1, parts = std::clamp<int64_t>(n / 8192, 1, parallel.threads());
+  std::vector<int32_t> cursor(parts * buckets, 0);  // [part][bucket]
+  const auto for_parts = [&](auto&& f) {
+    parallel.ranges(parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part)
+        f(cursor.data() + part * buckets, n * part / parts, n * (part + 1) / parts);
+    });
+  };
+  for_parts([&](int32_t* count, int64_t begin, int64_t end) {
+    const int64_t* const voxel_of_point = a.voxel_of_point;
+    for (int64_t i = begin; i < end; ++i) ++count[voxel_of_point[i] >> shift];
   });
-  std::vector<int64_t> bucket_begin(buckets + 1, 0);
-  int64_t at = 0;
+  std::vector<int32_t> bucket_begin(buckets + 1);
+  int32_t at = 0;
   for (int64_t bucket = 0; bucket < buckets; ++bucket) {
     bucket_begin[bucket] = at;
     for (int64_t part = 0; part < parts; ++part) at += std::exchange(cursor[part * buckets + bucket], at);
   }
-  if (buckets > 0) bucket_begin[buckets] = n;
+  bucket_begin[buckets] = at;
 
-  const uint64_t low = (1ull << shift) - 1;
-  const std::unique_ptr<uint64_t[]> pairs(new uint64_t[n]);  // (voxel within the bucket, point)
-  parallel.ranges(parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      int64_t* to = cursor.data() + part * buckets;
-      for (int64_t i = part_begin(part), last = part_begin(part + 1); i < last; ++i) {
-        const uint64_t voxel = static_cast<uint64_t>(a.voxel_of_point[i]);
-        pairs[to[voxel >> shift]++] = (voxel & low) << 32 | static_cast<uint64_t>(i);
-      }
+  const Pair low = (Pair{1} << shift) - 1, index = (Pair{1} << index_bits) - 1;
+  AlignedArray<Pair> sorted(n);
+  for_parts([&](int32_t* to, int64_t begin, int64_t end) {
+    const int64_t* const voxel_of_point = a.voxel_of_point;
+    Pair* const pairs = sorted.data();
+    const int at = shift, bits = index_bits;
+    const Pair mask = low;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t voxel = voxel_of_point[i];
+      pairs[to[voxel >> at]++] = (static_cast<Pair>(voxel) & mask) << bits | static_cast<Pair>(i);
     }
   });
 
-  parallel.ranges(buckets, 1, [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> next(low + 2);
-    for (int64_t bucket = begin; bucket < end; ++bucket) {
-      const int64_t first = bucket_begin[bucket], last = bucket_begin[bucket + 1];
-      const int64_t first_voxel = bucket << shift, count = std::min<int64_t>(low + 1, voxels - first_voxel);
-      std::fill_n(next.begin(), count + 1, 0);
-      for (int64_t i = first; i < last; ++i) ++next[(pairs[i] >> 32) + 1];
+  parallel.workers([&, next_bucket = std::make_shared<std::atomic<int64_t>>(0)](int) {
+    std::vector<int32_t> starts((int64_t{1} << shift) + 1);
+    int32_t* const next = starts.data();
+    const Pair* const pairs = sorted.data();
+    int64_t* const order = a.order;
+    const int bits = index_bits;
+    const Pair mask = index;
+    for (int64_t bucket; (bucket = next_bucket->fetch_add(1, std::memory_order_relaxed)) < buckets;) {
+      const int32_t first = bucket_begin[bucket], last = bucket_begin[bucket + 1];
+      const int64_t first_voxel = bucket << shift, count = std::min(int64_t{1} << shift, voxels - first_voxel);
+      std::fill_n(next, count + 1, 0);
+      for (int32_t i = first; i < last; ++i) ++next[(pairs[i] >> bits) + 1];
       next[0] = first;
       for (int64_t v = 0; v < count; ++v) a.point_offsets[first_voxel + v + 1] = next[v + 1] += next[v];
-      for (int64_t i = first; i < last; ++i) a.order[next[pairs[i] >> 32]++] = static_cast<uint32_t>(pairs[i]);
+      for (int32_t i = first; i < last; ++i) order[next[pairs[i] >> bits]++] = static_cast<int64_t>(pairs[i] & mask);
     }
   });
+}
+
+void run_order(const GridOrder& a, const Parallel& parallel) {
+  a.point_offsets[0] = 0;
+  const int64_t voxels = a.num_voxels;
+  if (a.num_points > 0) {
+    const int index_bits = std::bit_width(static_cast<uint64_t>(a.num_points));
+    int shift = 10;
+    while ((voxels >> shift) >= 1024) ++shift;
+    if (shift + index_bits <= 32) sort_points<uint32_t>(a, shift, index_bits, parallel);
+    else sort_points<uint64_t>(a, shift, 32, parallel);
+  }
 
   // Clouds are consecutive in `order` too, so the first of a cloud's points there lies in its first voxel.
   a.voxel_offsets[a.num_clouds] = voxels;

@@ -25,28 +25,6 @@ struct Wide {
 template <class T, int Lanes>
 using Vector = typename Wide<T, Lanes>::type;
 
-// The rows of an array as vectors, of whose lanes the first `width` count. A row is read whole, lanes of the next rows
-// included; the last rows, behind which the array ends, have a copy with room behind it. width <= Lanes, or values null.
-template <class T, int Lanes>
-class Rows {
- public:
-  Rows(const T* values, int64_t rows, int64_t width) : values_(values), width_(width) {
-    if (!values || width == 0) return;
-    copied_ = std::max<int64_t>(0, rows - (Lanes + width - 1) / width);
-    std::copy(values + copied_ * width, values + rows * width, tail_);
-  }
-
-  void load(int64_t row, Vector<T, Lanes>& x) const {
-    const T* at = row < copied_ ? values_ + row * width_ : tail_ + (row - copied_) * width_;
-    std::memcpy(&x, at, sizeof x);
-  }
-
- private:
-  const T* values_;
-  int64_t width_, copied_ = 0;
-  T tail_[3 * Lanes] = {};  // rows of fewer than Lanes + width values, and Lanes behind the last one's begin
-};
-
 // The most frequent label of a voxel whose labels differ. Low classes are counted in a table, any others sorted.
 class Majority {
  public:
@@ -134,12 +112,11 @@ enum class Feats { none, narrow, wide };  // narrow: up to four channels, in the
 template <class C, class F, int CoordLanes, Feats feats_kind>
 struct Part {
   using Sums = Record<F, CoordLanes>;
+  static constexpr int64_t padded = CoordLanes;  // rows: reading all lanes of a row stays within these many
 
   const VoxelFeatures<C, F>& a;
   Sums* const records;
   int64_t begin, end;
-  Rows<C, CoordLanes> coords{a.coords, a.num_points, a.dims};
-  Rows<F, 4> feats{feats_kind == Feats::narrow ? a.feats : nullptr, a.num_points, a.channels};
   int64_t points = 0, lowest = 0;  // points found in the range; the lowest label
   bool rows_exist = true;
   Majority majority;
@@ -147,44 +124,54 @@ struct Part {
   void run() {
     std::fill_n(reinterpret_cast<char*>(records + begin), (end - begin) * sizeof(Sums), 0);
     if (feats_kind == Feats::wide) std::fill(a.out_feats + begin * a.channels, a.out_feats + end * a.channels, F(0));
-    int32_t own[chunk + ahead] = {};
-    for (int64_t first = 0; first < a.num_points; first += chunk) {
-      const int64_t rows = std::min(chunk, a.num_points - first);
-      const int64_t count = places_in_range(a.voxel_of_point + first, rows, begin, end, own);
-      points += count;
-      a.labels ? add<true>(first, own, count) : add<false>(first, own, count);
-    }
+    const int64_t last = std::max<int64_t>(0, a.num_points - padded), channels = a.feats ? a.channels : 0;
+    for (int64_t first = 0; first < last; first += chunk)
+      add(first, std::min(chunk, last - first), a.coords + first * a.dims, a.feats + first * channels);
+    // Rows are read with all lanes: the last ones from copies with room behind them.
+    C coords[padded * CoordLanes + CoordLanes] = {};
+    std::copy(a.coords + last * a.dims, a.coords + a.num_points * a.dims, coords);
+    std::vector<F> feats(padded * channels + 4);
+    std::copy(a.feats + last * channels, a.feats + a.num_points * channels, feats.begin());
+    add(last, a.num_points - last, coords, feats.data());
     if (lowest >= -1) finish();
   }
 
+  // Adds the points of the range among `rows` ones from `first` on; coords and feats are those of the first.
+  void add(int64_t first, int64_t rows, const C* coords, const F* feats) {
+    int32_t own[chunk + ahead];
+    const int64_t count = places_in_range(a.voxel_of_point + first, rows, begin, end, own);
+    std::fill_n(own + count, ahead, 0);
+    points += count;
+    a.labels ? add_own<true>(first, own, count, coords, feats) : add_own<false>(first, own, count, coords, feats);
+  }
+
   template <bool Labels>
-  void add(int64_t first, const int32_t* own, int64_t count) {
-    const auto coords = this->coords;  // locals: a store of a sum could change members
-    const auto feats = this->feats;
+  void add_own(int64_t first, const int32_t* own, int64_t count, const C* coords, const F* feats) {
     const int64_t* const voxels = a.voxel_of_point + first;
     const int64_t* const labels = a.labels + (Labels ? first : 0);
-    const int64_t channels = a.channels;
+    const int64_t dims = a.dims, channels = a.channels;
     Sums* const records = this->records;
     int64_t lowest = this->lowest;
     for (int64_t j = 0; j < count; ++j) {
-      const int64_t row = first + own[j], v = voxels[own[j]];
+      const int64_t row = own[j], v = voxels[row];
       __builtin_prefetch(records + voxels[own[j + ahead]], 1);
       Sums& to = records[v];
       Vector<C, CoordLanes> x;
-      coords.load(row, x);
+      std::memcpy(&x, coords + row * dims, sizeof x);
       to.coords += __builtin_convertvector(x, decltype(to.coords));
       if constexpr (feats_kind == Feats::narrow) {
         Vector<F, 4> f;
-        feats.load(row, f);
+        std::memcpy(&f, feats + row * channels, sizeof f);
         to.feats += f;
       }
       if constexpr (feats_kind == Feats::wide) {
         F* __restrict sum = a.out_feats + v * channels;
-        for (int64_t c = 0; c < channels; ++c) sum[c] += a.feats[row * channels + c];
+        for (int64_t c = 0; c < channels; ++c) sum[c] += feats[row * channels + c];
       }
       if constexpr (Labels) {
-        lowest = std::min(lowest, labels[own[j]]);
-        const uint32_t now = record_label(labels[own[j]]), label = to.label ? to.label : now;
+        lowest = std::min(lowest, labels[row]);
+        const uint32_t now = record_label(labels[row]), before = to.label;
+        const uint32_t label = before | (now & -static_cast<uint32_t>(before == 0));  // no branch: every few points differ
         to.label = label;
         if (now != label) [[unlikely]] {
           if (to.second_votes == 0) to.second = now;
