@@ -2,10 +2,9 @@
 
 #include <array>
 #include <atomic>
-#include <bit>
 #include <limits>
-#include <memory>
 #include <mutex>
+#include <numeric>
 #include <utility>
 
 #include "aligned_array.h"
@@ -217,73 +216,53 @@ int64_t run_voxels(const GridVoxels<T>& a, const Parallel& parallel) {
   }
 }
 
-// Points go to buckets of 2^shift consecutive voxels, then each bucket is sorted alone, in cache. A Pair is the voxel
-// within the bucket above the point's index.
-template <class Pair>
-void sort_points(const GridOrder& a, int shift, int index_bits, const Parallel& parallel) {
+// A counting sort by voxel. Parts of the points count alone and write alone.
+void run_order(const GridOrder& a, const Parallel& parallel) {
+  constexpr int64_t ahead = 32, most_parts = 16;
   const int64_t n = a.num_points, voxels = a.num_voxels;
-  const int64_t buckets = ((voxels - 1) >> shift) + 1, parts = std::clamp<int64_t>(n / 8192, 1, parallel.threads());
-  std::vector<int32_t> cursor(parts * buckets, 0);  // [part][bucket]
-  const auto for_parts = [&](auto&& f) {
-    parallel.ranges(parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t part = begin; part < end; ++part)
-        f(cursor.data() + part * buckets, n * part / parts, n * (part + 1) / parts);
+  const int64_t parts = std::clamp<int64_t>(n / 8192, 1, std::min<int64_t>(parallel.threads(), most_parts));
+  AlignedArray<int32_t> places(parts * voxels);  // [part][voxel] how many, then where the next one goes
+  const auto for_parts = [&](int64_t rows, auto&& f) {
+    parallel.ranges(parts, 1, [&](int64_t first, int64_t last) {
+      for (int64_t part = first; part < last; ++part) f(part, rows * part / parts, rows * (part + 1) / parts);
     });
   };
-  for_parts([&](int32_t* count, int64_t begin, int64_t end) {
-    const int64_t* const voxel_of_point = a.voxel_of_point;
-    for (int64_t i = begin; i < end; ++i) ++count[voxel_of_point[i] >> shift];
-  });
-  std::vector<int32_t> bucket_begin(buckets + 1);
-  int32_t at = 0;
-  for (int64_t bucket = 0; bucket < buckets; ++bucket) {
-    bucket_begin[bucket] = at;
-    for (int64_t part = 0; part < parts; ++part) at += std::exchange(cursor[part * buckets + bucket], at);
-  }
-  bucket_begin[buckets] = at;
 
-  const Pair low = (Pair{1} << shift) - 1, index = (Pair{1} << index_bits) - 1;
-  AlignedArray<Pair> sorted(n);
-  for_parts([&](int32_t* to, int64_t begin, int64_t end) {
+  for_parts(n, [&](int64_t part, int64_t begin, int64_t end) {
+    int32_t* const count = places.data() + part * voxels;
     const int64_t* const voxel_of_point = a.voxel_of_point;
-    Pair* const pairs = sorted.data();
-    const int at = shift, bits = index_bits;
-    const Pair mask = low;
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t voxel = voxel_of_point[i];
-      pairs[to[voxel >> at]++] = (static_cast<Pair>(voxel) & mask) << bits | static_cast<Pair>(i);
+    std::fill_n(count, voxels, 0);
+    for (int64_t i = begin; i < end; ++i) ++count[voxel_of_point[i]];
+  });
+
+  std::vector<int32_t> before(parts, 0);  // points in the voxels of earlier parts
+  if (parts > 1)
+    for_parts(voxels, [&](int64_t block, int64_t begin, int64_t end) {
+      for (int64_t part = 0; part < parts; ++part) {
+        const int32_t* const count = places.data() + part * voxels;
+        before[block] = std::accumulate(count + begin, count + end, before[block]);
+      }
+    });
+  std::exclusive_scan(before.begin(), before.end(), before.begin(), 0);
+  for_parts(voxels, [&](int64_t block, int64_t begin, int64_t end) {
+    int32_t at = before[block];
+    for (int64_t voxel = begin; voxel < end; ++voxel) {
+      a.point_offsets[voxel] = at;
+      for (int64_t part = 0; part < parts; ++part) at += std::exchange(places[part * voxels + voxel], at);
     }
   });
+  a.point_offsets[voxels] = n;
 
-  parallel.workers([&, next_bucket = std::make_shared<std::atomic<int64_t>>(0)](int) {
-    std::vector<int32_t> starts((int64_t{1} << shift) + 1);
-    int32_t* const next = starts.data();
-    const Pair* const pairs = sorted.data();
+  for_parts(n, [&](int64_t part, int64_t begin, int64_t end) {
+    int32_t* const next = places.data() + part * voxels;
+    const int64_t* const voxel_of_point = a.voxel_of_point;
     int64_t* const order = a.order;
-    const int bits = index_bits;
-    const Pair mask = index;
-    for (int64_t bucket; (bucket = next_bucket->fetch_add(1, std::memory_order_relaxed)) < buckets;) {
-      const int32_t first = bucket_begin[bucket], last = bucket_begin[bucket + 1];
-      const int64_t first_voxel = bucket << shift, count = std::min(int64_t{1} << shift, voxels - first_voxel);
-      std::fill_n(next, count + 1, 0);
-      for (int32_t i = first; i < last; ++i) ++next[(pairs[i] >> bits) + 1];
-      next[0] = first;
-      for (int64_t v = 0; v < count; ++v) a.point_offsets[first_voxel + v + 1] = next[v + 1] += next[v];
-      for (int32_t i = first; i < last; ++i) order[next[pairs[i] >> bits]++] = static_cast<int64_t>(pairs[i] & mask);
+    for (int64_t i = begin; i < end; ++i) {
+      __builtin_prefetch(next + voxel_of_point[std::min(i + 2 * ahead, n - 1)], 1);
+      __builtin_prefetch(order + next[voxel_of_point[std::min(i + ahead, n - 1)]], 1);
+      order[next[voxel_of_point[i]]++] = i;
     }
   });
-}
-
-void run_order(const GridOrder& a, const Parallel& parallel) {
-  a.point_offsets[0] = 0;
-  const int64_t voxels = a.num_voxels;
-  if (a.num_points > 0) {
-    const int index_bits = std::bit_width(static_cast<uint64_t>(a.num_points));
-    int shift = 10;
-    while ((voxels >> shift) >= 1024) ++shift;
-    if (shift + index_bits <= 32) sort_points<uint32_t>(a, shift, index_bits, parallel);
-    else sort_points<uint64_t>(a, shift, 32, parallel);
-  }
 
   // Clouds are consecutive in `order` too, so the first of a cloud's points there lies in its first voxel.
   a.voxel_offsets[a.num_clouds] = voxels;
