@@ -222,29 +222,30 @@ void run_order(const GridOrder& a, const Parallel& parallel) {
   const int64_t n = a.num_points, voxels = a.num_voxels;
   const int64_t parts = std::clamp<int64_t>(n / 8192, 1, std::min<int64_t>(parallel.threads(), most_parts));
   AlignedArray<int32_t> places(parts * voxels);  // [part][voxel] how many, then where the next one goes
-  const auto for_parts = [&](int64_t rows, auto&& f) {
-    parallel.ranges(parts, 1, [&](int64_t first, int64_t last) {
-      for (int64_t part = first; part < last; ++part) f(part, rows * part / parts, rows * (part + 1) / parts);
+  const auto split = [&](int64_t rows, int64_t count, auto&& f) {
+    parallel.ranges(count, 1, [&](int64_t first, int64_t last) {
+      for (int64_t part = first; part < last; ++part) f(part, rows * part / count, rows * (part + 1) / count);
     });
   };
 
-  for_parts(n, [&](int64_t part, int64_t begin, int64_t end) {
+  split(n, parts, [&](int64_t part, int64_t begin, int64_t end) {
     int32_t* const count = places.data() + part * voxels;
     const int64_t* const voxel_of_point = a.voxel_of_point;
     std::fill_n(count, voxels, 0);
     for (int64_t i = begin; i < end; ++i) ++count[voxel_of_point[i]];
   });
 
-  std::vector<int32_t> before(parts, 0);  // points in the voxels of earlier parts
-  if (parts > 1)
-    for_parts(voxels, [&](int64_t block, int64_t begin, int64_t end) {
+  const int64_t blocks = std::clamp<int64_t>(voxels / 65536, 1, parts);
+  std::vector<int32_t> before(blocks, 0);  // points in the voxels of earlier blocks
+  if (blocks > 1)
+    split(voxels, blocks, [&](int64_t block, int64_t begin, int64_t end) {
       for (int64_t part = 0; part < parts; ++part) {
         const int32_t* const count = places.data() + part * voxels;
         before[block] = std::accumulate(count + begin, count + end, before[block]);
       }
     });
   std::exclusive_scan(before.begin(), before.end(), before.begin(), 0);
-  for_parts(voxels, [&](int64_t block, int64_t begin, int64_t end) {
+  split(voxels, blocks, [&](int64_t block, int64_t begin, int64_t end) {
     int32_t at = before[block];
     for (int64_t voxel = begin; voxel < end; ++voxel) {
       a.point_offsets[voxel] = at;
@@ -253,7 +254,7 @@ void run_order(const GridOrder& a, const Parallel& parallel) {
   });
   a.point_offsets[voxels] = n;
 
-  for_parts(n, [&](int64_t part, int64_t begin, int64_t end) {
+  split(n, parts, [&](int64_t part, int64_t begin, int64_t end) {
     int32_t* const next = places.data() + part * voxels;
     const int64_t* const voxel_of_point = a.voxel_of_point;
     int64_t* const order = a.order;

@@ -203,11 +203,9 @@ struct Part {
   int64_t label(const Sums& sums, int64_t v, int64_t points) {
     if (sums.more || std::max(sums.label, sums.second) == large_label) return by_walking(v);
     const int64_t first = int64_t{sums.label} - 2, second = int64_t{sums.second} - 2;
-    if (points == 0) return -1;
-    if (sums.second_votes == 0 || second == -1) return first;
-    if (first == -1) return second;
     const int64_t lead = points - 2 * int64_t{sums.second_votes};
-    return lead > 0 ? first : lead < 0 ? second : std::min(first, second);
+    const bool less = (first < 0) | (lead < 0) | ((lead == 0) & (second < first));  // no branch: voxels differ
+    return std::max<int64_t>((second >= 0) & less ? second : first, -1);
   }
 
   int64_t by_walking(int64_t v) {

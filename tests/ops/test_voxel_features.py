@@ -65,6 +65,20 @@ def test_same_bits_for_every_thread_count(case: str, threads: int) -> None:
         assert a is not None and b is not None and torch.equal(a, b)
 
 
+@pytest.mark.parametrize("case", ["3d", "threads", "3d_f64"])
+@pytest.mark.parametrize("channels", [3, 7])
+def test_sums_run_in_the_order_of_the_points(case: str, channels: int, threads: int) -> None:
+    grid, coords, feats, _ = make(case, channels)
+    voxels = len(grid.point_offsets) - 1
+    for values, sums, got in (
+        (coords.numpy(), np.zeros((voxels, 3)), voxel_features(grid, coords, feats).coords),
+        (feats.numpy(), np.zeros((voxels, channels), feats.numpy().dtype), voxel_features(grid, coords, feats).feats),
+    ):
+        np.add.at(sums, grid.voxel_of_point.numpy(), values.astype(sums.dtype))  # one after the other
+        means = sums / grid.point_offsets.diff()[:, None].numpy().astype(sums.dtype)
+        assert got is not None and np.array_equal(got.numpy(), means.astype(values.dtype))
+
+
 def test_every_instruction_set(isa: str) -> None:
     grid, coords, feats, labels = make("3d", 7)
     got, expected = voxel_features(grid, coords, feats, labels), reference.voxel_features(grid, coords, feats, labels)
