@@ -7,7 +7,7 @@ namespace {
 constexpr auto op = "voxel_features";
 
 struct Arguments {
-  const Tensor &coords, &order, &point_offsets;
+  const Tensor &coords, &voxel_of_point, &order, &point_offsets;
   const std::optional<Tensor>&feats, &labels;
   Tensor &out_coords, &out_feats, &out_labels;
 };
@@ -17,6 +17,7 @@ VoxelFault run(const Arguments& a) {
   return run_voxel_features<C, F>({.coords = data<C>(a.coords),
                                    .feats = a.feats ? data<F>(*a.feats) : nullptr,
                                    .labels = a.labels ? data<int64_t>(*a.labels) : nullptr,
+                                   .voxel_of_point = data<int64_t>(a.voxel_of_point),
                                    .order = data<int64_t>(a.order),
                                    .point_offsets = data<int64_t>(a.point_offsets),
                                    .out_coords = mutable_data<C>(a.out_coords),
@@ -37,12 +38,14 @@ std::tuple<Tensor, Tensor, Tensor> voxel_features(Tensor coords, std::optional<T
                                                   std::optional<Tensor> labels, Tensor voxel_of_point, Tensor order,
                                                   Tensor point_offsets) {
   coords = torch::stable::contiguous(coords);
+  voxel_of_point = torch::stable::contiguous(voxel_of_point);
   order = torch::stable::contiguous(order);
   point_offsets = torch::stable::contiguous(point_offsets);
   expect(coords.dim() == 2 && coords.size(1) >= 1 && coords.size(1) <= 8, op, "coords must be (N, 1 to 8)");
   const int64_t points = coords.size(0);
   expect_rows(voxel_of_point, 1, points, "voxel_of_point must be (N,)");
   expect_rows(order, 1, points, "order must be (N,)");
+  expect(voxel_of_point.scalar_type() == ScalarType::Long, op, "voxel_of_point must be int64");
   expect(order.scalar_type() == ScalarType::Long, op, "order must be int64");
   expect_cloud_offsets(point_offsets, points, op);
   if (feats) {
@@ -62,12 +65,13 @@ std::tuple<Tensor, Tensor, Tensor> voxel_features(Tensor coords, std::optional<T
   Tensor out_coords = empty_like_device(coords, {voxels, coords.size(1)}, coord_type);
   Tensor out_feats = empty_like_device(coords, {voxels, feats ? feats->size(1) : 0}, feat_type);
   Tensor out_labels = empty_like_device(coords, {labels ? voxels : 0}, ScalarType::Long);
-  const Arguments a{coords, order, point_offsets, feats, labels, out_coords, out_feats, out_labels};
+  const Arguments a{coords, voxel_of_point, order, point_offsets, feats, labels, out_coords, out_feats, out_labels};
   VoxelFault fault;
   if (coord_type == ScalarType::Float)
     fault = feat_type == ScalarType::Float ? run<float, float>(a) : run<float, double>(a);
   else
     fault = feat_type == ScalarType::Float ? run<double, float>(a) : run<double, double>(a);
+  expect(fault != VoxelFault::voxel, op, "voxel_of_point must hold voxels of point_offsets");
   expect(fault != VoxelFault::row, op, "order must hold rows of coords");
   expect(fault != VoxelFault::label, op, "labels must be at least -1 (IGNORE)");
   return {out_coords, out_feats, out_labels};

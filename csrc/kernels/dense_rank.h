@@ -8,12 +8,12 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cstdint>
-#include <memory>
+#include <utility>
 #include <vector>
 
+#include "aligned_array.h"
 #include "parallel.h"
 
 namespace pcseg::PCSEG_ISA {
@@ -26,97 +26,111 @@ struct OccupancyWord {
   int64_t rank(uint64_t bit) const { return static_cast<int64_t>(before + std::popcount(bits & ((1ull << bit) - 1))); }
 };
 
-using OccupancyLevel = std::vector<OccupancyWord>;
+// One level of the tree. Parts of the keys set bits in copies of their own: two threads that write to the same cache
+// lines would wait for each other.
+class OccupancyLevel {
+ public:
+  OccupancyLevel(int64_t words, int64_t parts) : size_(words), parts_(parts), bits_(words * parts), words_(words) {}
 
-// Most points find their bit set already, so a plain read saves most of the locked writes.
-template <bool shared>
-inline void set_bit(OccupancyWord& word, uint64_t bit) {
-  const uint64_t mask = 1ull << bit;
-  if constexpr (shared) {
-    std::atomic_ref<uint64_t> bits(word.bits);
-    if (!(bits.load(std::memory_order_relaxed) & mask)) bits.fetch_or(mask, std::memory_order_relaxed);
-  } else {
-    word.bits |= mask;
+  // The cleared bits of a part: child c is bit c % 64 of word c / 64.
+  uint64_t* clear(int64_t part) {
+    uint64_t* const bits = bits_.data() + part * size_;
+    std::fill_n(bits, size_, 0);
+    return bits;
   }
-}
+  const OccupancyWord& operator[](uint64_t word) const { return words_[static_cast<int64_t>(word)]; }
 
-// Fills in `before`; returns the number of bits set.
-inline int64_t count_level(OccupancyLevel& level, const Parallel& parallel) {
-  constexpr int64_t block = 16384;
-  const int64_t words = static_cast<int64_t>(level.size()), blocks = (words + block - 1) / block;
-  std::vector<uint64_t> before(blocks + 1, 0);
-  parallel.ranges(blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b)
-      for (int64_t w = b * block, last = std::min(words, w + block); w < last; ++w)
-        before[b + 1] += std::popcount(level[w].bits);
-  });
-  for (int64_t b = 0; b < blocks; ++b) before[b + 1] += before[b];
-  parallel.ranges(blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      uint64_t sum = before[b];
-      for (int64_t w = b * block, last = std::min(words, w + block); w < last; ++w) {
-        level[w].before = sum;
-        sum += std::popcount(level[w].bits);
-      }
-    }
-  });
-  return static_cast<int64_t>(before[blocks]);
-}
-
-template <bool shared, class Fill>
-int64_t dense_rank_with(int64_t* keys, int64_t n, uint64_t bound, const Parallel& parallel, const Fill& fill) {
-  constexpr int64_t grain = 8192, step = 1024;
-  const uint64_t most_words = static_cast<uint64_t>(n) + 1024;
-  int level = 0;
-  while (((bound - 1) >> (6 * (level + 1))) >= most_words) ++level;
-
-  const int top = 6 * (level + 1);
-  OccupancyLevel words(((bound - 1) >> top) + 1);
-  const auto digit = [](int64_t key, int at) { return (static_cast<uint64_t>(key) >> (6 * at)) & 63; };
-  parallel.ranges(n, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t first = begin; first < end; first += step) {
-      const int64_t last = std::min(end, first + step);
-      fill(first, last);
-      for (int64_t i = first; i < last; ++i)
-        set_bit<shared>(words[static_cast<uint64_t>(keys[i]) >> top], digit(keys[i], level));
-    }
-  });
-
-  const std::unique_ptr<uint32_t[]> word_of(level > 0 ? new uint32_t[n] : nullptr);
-  for (bool at_top = true;; at_top = false) {
-    const int64_t count = count_level(words, parallel);
-    const auto word = [&](int64_t i) -> const OccupancyWord& {
-      return words[at_top ? static_cast<uint64_t>(keys[i]) >> top : word_of[i]];
-    };
-    if (level == 0) {
-      parallel.ranges(n, grain, [&](int64_t begin, int64_t end) {
-        if (at_top)
-          for (int64_t i = begin; i < end; ++i)
-            keys[i] = words[static_cast<uint64_t>(keys[i]) >> 6].rank(digit(keys[i], 0));
-        else
-          for (int64_t i = begin; i < end; ++i) keys[i] = words[word_of[i]].rank(digit(keys[i], 0));
+  // Brings the parts together once all bits are set; returns how many there are.
+  int64_t count(const Parallel& parallel) {
+    constexpr int64_t grain = 1 << 16;  // fewer words are not worth a second thread
+    const int64_t blocks = (size_ + grain - 1) / grain;
+    std::vector<uint64_t> before(blocks + 1, 0);
+    const auto for_words = [&](auto&& f) {
+      parallel.ranges(blocks, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) f(b, b * grain, std::min(size_, (b + 1) * grain));
       });
-      return count;
-    }
-    OccupancyLevel below(count);
-    parallel.ranges(n, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t rank = word(i).rank(digit(keys[i], level));
-        word_of[i] = static_cast<uint32_t>(rank);
-        set_bit<shared>(below[rank], digit(keys[i], level - 1));
+    };
+    for_words([&](int64_t block, int64_t begin, int64_t end) {
+      uint64_t sum = 0;
+      for (int64_t w = begin; w < end; ++w) {
+        uint64_t bits = bits_[w];
+        for (int64_t part = 1; part < parts_; ++part) bits |= bits_[part * size_ + w];
+        words_[w] = {bits, sum};
+        sum += static_cast<uint64_t>(std::popcount(bits));
       }
+      before[block + 1] = sum;
     });
-    words = std::move(below);
-    --level;
+    if (blocks == 1) return static_cast<int64_t>(before[1]);
+    for (int64_t b = 0; b < blocks; ++b) before[b + 1] += before[b];
+    for_words([&](int64_t block, int64_t begin, int64_t end) {
+      for (int64_t w = begin; w < end; ++w) words_[w].before += before[block];
+    });
+    return static_cast<int64_t>(before[blocks]);
   }
-}
+
+ private:
+  int64_t size_, parts_;
+  AlignedArray<uint64_t> bits_;
+  AlignedArray<OccupancyWord> words_;
+};
+
+inline void set_bit(uint64_t* bits, uint64_t child) { bits[child >> 6] |= 1ull << (child & 63); }
 
 // Replaces n > 0 keys in [0, bound), bound < 2^63, n < 2^32, by their ranks among the distinct keys; returns how many
 // there are. fill(begin, end) computes the keys of a range before they are first read.
 template <class Fill>
 int64_t dense_rank(int64_t* keys, int64_t n, uint64_t bound, const Parallel& parallel, const Fill& fill) {
-  return parallel.threads() == 1 ? dense_rank_with<false>(keys, n, bound, parallel, fill)
-                                 : dense_rank_with<true>(keys, n, bound, parallel, fill);
+  constexpr int64_t step = 1024, most_parts = 8;
+  const uint64_t most_words = static_cast<uint64_t>(n) + 1024;
+  int level = 0;
+  while (((bound - 1) >> (6 * (level + 1))) >= most_words) ++level;
+
+  const int64_t parts = std::clamp<int64_t>(n / 8192, 1, std::min<int64_t>(parallel.threads(), most_parts));
+  const auto for_parts = [&](auto&& f) {
+    parallel.ranges(parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) f(part, n * part / parts, n * (part + 1) / parts);
+    });
+  };
+  const auto child = [&](int64_t key, int at) { return static_cast<uint64_t>(key) >> (6 * at); };
+
+  OccupancyLevel words(static_cast<int64_t>(child(static_cast<int64_t>(bound - 1), level + 1)) + 1, parts);
+  for_parts([&](int64_t part, int64_t begin, int64_t end) {
+    uint64_t* const bits = words.clear(part);
+    for (int64_t first = begin; first < end; first += step) {
+      const int64_t last = std::min(end, first + step);
+      fill(first, last);
+      for (int64_t i = first; i < last; ++i) set_bit(bits, child(keys[i], level));
+    }
+  });
+
+  AlignedArray<uint32_t> word_of(level > 0 ? n : 0);
+  for (bool at_top = true;; at_top = false) {
+    const int64_t count = words.count(parallel);
+    const auto rank = [&](int64_t i) {
+      const uint64_t at = child(keys[i], level);
+      return words[at_top ? at >> 6 : word_of[i]].rank(at & 63);
+    };
+    if (level == 0) {
+      for_parts([&](int64_t, int64_t begin, int64_t end) {
+        if (at_top)
+          for (int64_t i = begin; i < end; ++i) keys[i] = words[child(keys[i], 1)].rank(child(keys[i], 0) & 63);
+        else
+          for (int64_t i = begin; i < end; ++i) keys[i] = rank(i);
+      });
+      return count;
+    }
+    OccupancyLevel below(count, parts);
+    for_parts([&](int64_t part, int64_t begin, int64_t end) {
+      uint64_t* const bits = below.clear(part);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t word = rank(i);
+        word_of[i] = static_cast<uint32_t>(word);
+        set_bit(bits, static_cast<uint64_t>(word) << 6 | (child(keys[i], level - 1) & 63));
+      }
+    });
+    words = std::move(below);
+    --level;
+  }
 }
 
 }  // namespace

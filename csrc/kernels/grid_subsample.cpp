@@ -1,10 +1,13 @@
 #include "grid_subsample.h"
 
 #include <array>
+#include <atomic>
 #include <limits>
 #include <mutex>
+#include <numeric>
 #include <utility>
 
+#include "aligned_array.h"
 #include "cell.h"
 #include "dense_rank.h"
 
@@ -213,55 +216,52 @@ int64_t run_voxels(const GridVoxels<T>& a, const Parallel& parallel) {
   }
 }
 
+// A counting sort by voxel. Parts of the points count alone and write alone.
 void run_order(const GridOrder& a, const Parallel& parallel) {
-  a.point_offsets[0] = 0;
+  constexpr int64_t ahead = 32, most_parts = 16;
   const int64_t n = a.num_points, voxels = a.num_voxels;
-  // Points go to buckets of consecutive voxels, then each bucket is sorted alone, in cache.
-  int shift = 12;
-  while (shift > 6 && (voxels >> shift) < 8 * parallel.threads()) --shift;
-  while ((voxels >> shift) >= 4096) ++shift;
-  const int64_t buckets = voxels == 0 ? 0 : ((voxels - 1) >> shift) + 1;
-  const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(parallel.threads(), n / 8192));
-  const auto part_begin = [&](int64_t part) { return n / parts * part + std::min(part, n % parts); };
+  const int64_t parts = std::clamp<int64_t>(n / 8192, 1, std::min<int64_t>(parallel.threads(), most_parts));
+  AlignedArray<int32_t> places(parts * voxels);  // [part][voxel] how many, then where the next one goes
+  const auto split = [&](int64_t rows, int64_t count, auto&& f) {
+    parallel.ranges(count, 1, [&](int64_t first, int64_t last) {
+      for (int64_t part = first; part < last; ++part) f(part, rows * part / count, rows * (part + 1) / count);
+    });
+  };
 
-  std::vector<int64_t> cursor(parts * buckets, 0);  // [part][bucket]
-  parallel.ranges(parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      int64_t* count = cursor.data() + part * buckets;
-      for (int64_t i = part_begin(part), last = part_begin(part + 1); i < last; ++i)
-        ++count[a.voxel_of_point[i] >> shift];
-    }
+  split(n, parts, [&](int64_t part, int64_t begin, int64_t end) {
+    int32_t* const count = places.data() + part * voxels;
+    const int64_t* const voxel_of_point = a.voxel_of_point;
+    std::fill_n(count, voxels, 0);
+    for (int64_t i = begin; i < end; ++i) ++count[voxel_of_point[i]];
   });
-  std::vector<int64_t> bucket_begin(buckets + 1, 0);
-  int64_t at = 0;
-  for (int64_t bucket = 0; bucket < buckets; ++bucket) {
-    bucket_begin[bucket] = at;
-    for (int64_t part = 0; part < parts; ++part) at += std::exchange(cursor[part * buckets + bucket], at);
-  }
-  if (buckets > 0) bucket_begin[buckets] = n;
 
-  const uint64_t low = (1ull << shift) - 1;
-  const std::unique_ptr<uint64_t[]> pairs(new uint64_t[n]);  // (voxel within the bucket, point)
-  parallel.ranges(parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      int64_t* to = cursor.data() + part * buckets;
-      for (int64_t i = part_begin(part), last = part_begin(part + 1); i < last; ++i) {
-        const uint64_t voxel = static_cast<uint64_t>(a.voxel_of_point[i]);
-        pairs[to[voxel >> shift]++] = (voxel & low) << 32 | static_cast<uint64_t>(i);
+  const int64_t blocks = std::clamp<int64_t>(voxels / 65536, 1, parts);
+  std::vector<int32_t> before(blocks, 0);  // points in the voxels of earlier blocks
+  if (blocks > 1)
+    split(voxels, blocks, [&](int64_t block, int64_t begin, int64_t end) {
+      for (int64_t part = 0; part < parts; ++part) {
+        const int32_t* const count = places.data() + part * voxels;
+        before[block] = std::accumulate(count + begin, count + end, before[block]);
       }
+    });
+  std::exclusive_scan(before.begin(), before.end(), before.begin(), 0);
+  split(voxels, blocks, [&](int64_t block, int64_t begin, int64_t end) {
+    int32_t at = before[block];
+    for (int64_t voxel = begin; voxel < end; ++voxel) {
+      a.point_offsets[voxel] = at;
+      for (int64_t part = 0; part < parts; ++part) at += std::exchange(places[part * voxels + voxel], at);
     }
   });
+  a.point_offsets[voxels] = n;
 
-  parallel.ranges(buckets, 1, [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> next(low + 2);
-    for (int64_t bucket = begin; bucket < end; ++bucket) {
-      const int64_t first = bucket_begin[bucket], last = bucket_begin[bucket + 1];
-      const int64_t first_voxel = bucket << shift, count = std::min<int64_t>(low + 1, voxels - first_voxel);
-      std::fill_n(next.begin(), count + 1, 0);
-      for (int64_t i = first; i < last; ++i) ++next[(pairs[i] >> 32) + 1];
-      next[0] = first;
-      for (int64_t v = 0; v < count; ++v) a.point_offsets[first_voxel + v + 1] = next[v + 1] += next[v];
-      for (int64_t i = first; i < last; ++i) a.order[next[pairs[i] >> 32]++] = static_cast<uint32_t>(pairs[i]);
+  split(n, parts, [&](int64_t part, int64_t begin, int64_t end) {
+    int32_t* const next = places.data() + part * voxels;
+    const int64_t* const voxel_of_point = a.voxel_of_point;
+    int64_t* const order = a.order;
+    for (int64_t i = begin; i < end; ++i) {
+      __builtin_prefetch(next + voxel_of_point[std::min(i + 2 * ahead, n - 1)], 1);
+      __builtin_prefetch(order + next[voxel_of_point[std::min(i + ahead, n - 1)]], 1);
+      order[next[voxel_of_point[i]]++] = i;
     }
   });
 

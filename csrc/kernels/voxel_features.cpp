@@ -1,15 +1,21 @@
 #include "voxel_features.h"
 
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <vector>
+
+#include "aligned_array.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace pcseg::PCSEG_ISA {
 namespace {
 
 constexpr int64_t ahead = 32;   // points between a prefetch and its use
-constexpr int64_t block = 256;  // voxels whose sums stay in cache
-constexpr int64_t chunk = 512;  // points whose flags stay in cache
+constexpr int64_t chunk = 2048;  // points looked through at a time
 
 // Lanes values side by side; the compiler splits what the instruction set cannot hold.
 template <class T, int Lanes>
@@ -18,38 +24,6 @@ struct Wide {
 };
 template <class T, int Lanes>
 using Vector = typename Wide<T, Lanes>::type;
-
-// The rows of an array as vectors, of whose lanes the first `width` count. A row is read whole, lanes of the next rows
-// included; the last rows, behind which the array ends, have a copy with room behind it. width <= Lanes, or values null.
-template <class T, int Lanes>
-class Rows {
- public:
-  Rows(const T* values, int64_t rows, int64_t width) : values_(values), width_(width) {
-    if (!values || width == 0) return;
-    copied_ = std::max<int64_t>(0, rows - (Lanes + width - 1) / width);
-    std::copy(values + copied_ * width, values + rows * width, tail_);
-  }
-
-  void load(int64_t row, Vector<T, Lanes>& x) const {
-    const T* at = row < copied_ ? values_ + row * width_ : tail_ + (row - copied_) * width_;
-    std::memcpy(&x, at, sizeof x);
-  }
-  void prefetch(int64_t row) const { __builtin_prefetch(values_ + row * width_); }
-
- private:
-  const T* values_;
-  int64_t width_, copied_ = 0;
-  T tail_[3 * Lanes] = {};  // rows of fewer than Lanes + width values, and Lanes behind the last one's begin
-};
-
-// x where mask is -1, 0 where it is 0: a product would carry NaN and infinity over.
-template <class V>
-inline void keep(V& x, int64_t mask) {
-  using Lane = std::remove_reference_t<decltype(x[0])>;
-  using Bits = std::conditional_t<sizeof(Lane) == 8, int64_t, int32_t>;
-  using Mask = Vector<Bits, sizeof(V) / sizeof(Lane)>;
-  x = reinterpret_cast<V>(reinterpret_cast<Mask>(x) & (Mask{} + static_cast<Bits>(mask)));
-}
 
 // The most frequent label of a voxel whose labels differ. Low classes are counted in a table, any others sorted.
 class Majority {
@@ -94,103 +68,154 @@ class Majority {
   }
 };
 
-// One pass over the points of up to `block` voxels. Voxels hold a few points each, so a loop over each voxel's points
-// would mispredict its end almost every time: the sums run on, are cleared by a mask where a voxel begins, and are stored
-// after every point. FeatLanes 0: no features here.
-template <class C, class F, int CoordLanes, int FeatLanes>
-struct Pass {
-  using Coord = Vector<double, CoordLanes>;
-  using Feat = Vector<F, FeatLanes ? FeatLanes : 4>;
+// What a voxel's points have added up to; one cache line for up to four coordinates and four float features.
+template <class F, int CoordLanes>
+struct alignas(64) Record {
+  Vector<double, CoordLanes> coords;
+  Vector<F, 4> feats;
+  // Labels as record_label() gives them, 0: none yet. Two different ones are counted, and whether there are more noted.
+  uint32_t label, second, second_votes, more;
+};
+
+// A label as a number > 0, the same one for all that are too large to tell apart.
+constexpr uint32_t large_label = ~0u;
+inline uint32_t record_label(int64_t label) {
+  return static_cast<uint32_t>(std::min<uint64_t>(static_cast<uint64_t>(label) + 2, large_label));
+}
+
+// Which of the values[0 .. count) lie in [begin, end): writes their places, in order, and returns how many. Up to 8 places
+// more are written.
+inline int64_t places_in_range(const int64_t* values, int64_t count, int64_t begin, int64_t end, int32_t* places) {
+  int64_t kept = 0, i = 0;
+  const uint64_t range = static_cast<uint64_t>(end - begin);
+#if defined(__AVX512F__) && defined(__AVX512VL__)
+  const __m512i low = _mm512_set1_epi64(begin), width = _mm512_set1_epi64(static_cast<int64_t>(range));
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  for (; i + 8 <= count; i += 8) {
+    const __mmask8 in = _mm512_cmplt_epu64_mask(_mm512_sub_epi64(_mm512_loadu_si512(values + i), low), width);
+    const __m256i at = _mm256_add_epi32(lanes, _mm256_set1_epi32(static_cast<int>(i)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(places + kept), _mm256_maskz_compress_epi32(in, at));
+    kept += __builtin_popcount(in);
+  }
+#endif
+  for (; i < count; ++i) {
+    places[kept] = static_cast<int32_t>(i);
+    kept += static_cast<uint64_t>(values[i] - begin) < range;
+  }
+  return kept;
+}
+
+enum class Feats { none, narrow, wide };  // narrow: up to four channels, in the record; wide: summed in the output
+
+// The points are walked in their own order, so that they are read in sequence, and added to their voxels' records. Each
+// part owns a range of voxels: every sum runs in the order of the points however many parts there are.
+template <class C, class F, int CoordLanes, Feats feats_kind>
+struct Part {
+  using Sums = Record<F, CoordLanes>;
+  static constexpr int64_t padded = CoordLanes;  // rows: reading all lanes of a row stays within these many
 
   const VoxelFeatures<C, F>& a;
-  Rows<C, CoordLanes> coords{a.coords, a.num_points, a.dims};
-  Rows<F, FeatLanes ? FeatLanes : 4> feats{FeatLanes ? a.feats : nullptr, a.num_points, a.channels};
+  Sums* const records;
+  int64_t begin, end;
+  int64_t points = 0, lowest = 0;  // points found in the range; the lowest label
+  bool rows_exist = true;
   Majority majority;
-  Coord coord_sum[block];
-  Feat feat_sum[block];
-  int64_t label[block], differs[block];  // the voxel's first label; not 0 where another one follows
-  int32_t begins[chunk];                 // voxels that begin at a point, those without points included
 
-  VoxelFault run(int64_t begin, int64_t end) {
-    const int64_t first = a.point_offsets[begin], last = a.point_offsets[end];
-    const int64_t seen = std::min(last + ahead, a.num_points), highest = a.num_points - 1;
-    int64_t outside = 0;  // negative if any row or its distance to the highest is
-    for (int64_t i = first; i < seen; ++i) outside |= a.order[i] | (highest - a.order[i]);
-    if (outside < 0) return VoxelFault::row;
-    const int64_t lowest = a.labels ? sum<true>(begin, end, first, last) : sum<false>(begin, end, first, last);
-    if (lowest < -1) return VoxelFault::label;
-    finish(begin, end);
-    return VoxelFault::none;
+  void run() {
+    std::fill_n(reinterpret_cast<char*>(records + begin), (end - begin) * sizeof(Sums), 0);
+    if (feats_kind == Feats::wide) std::fill(a.out_feats + begin * a.channels, a.out_feats + end * a.channels, F(0));
+    const int64_t last = std::max<int64_t>(0, a.num_points - padded), channels = a.feats ? a.channels : 0;
+    for (int64_t first = 0; first < last; first += chunk)
+      add(first, std::min(chunk, last - first), a.coords + first * a.dims, a.feats + first * channels);
+    // Rows are read with all lanes: the last ones from copies with room behind them.
+    C coords[padded * CoordLanes + CoordLanes] = {};
+    std::copy(a.coords + last * a.dims, a.coords + a.num_points * a.dims, coords);
+    std::vector<F> feats(padded * channels + 4);
+    std::copy(a.feats + last * channels, a.feats + a.num_points * channels, feats.begin());
+    add(last, a.num_points - last, coords, feats.data());
+    if (lowest >= -1) finish();
+  }
+
+  // Adds the points of the range among `rows` ones from `first` on; coords and feats are those of the first.
+  void add(int64_t first, int64_t rows, const C* coords, const F* feats) {
+    int32_t own[chunk + ahead];
+    const int64_t count = places_in_range(a.voxel_of_point + first, rows, begin, end, own);
+    std::fill_n(own + count, ahead, 0);
+    points += count;
+    a.labels ? add_own<true>(first, own, count, coords, feats) : add_own<false>(first, own, count, coords, feats);
   }
 
   template <bool Labels>
-  int64_t sum(int64_t begin, int64_t end, int64_t first, int64_t last) {
-    Coord coord_acc{};
-    Feat feat_acc{};
-    int64_t first_label = -1, other = 0, lowest = 0, v = -1;
-    const int64_t* const order = a.order;
-    const int64_t* const labels = a.labels;
-    const int64_t highest = a.num_points - 1;
-    const Rows<C, CoordLanes> coords(this->coords);  // locals: a store of a sum could change members
-    const auto feats = this->feats;
-    for (int64_t from = first, opened = begin; from < last; from += chunk) {
-      const int64_t to = std::min(last, from + chunk);
-      std::fill_n(begins, chunk, 0);
-      for (; opened < end && a.point_offsets[opened] < to; ++opened) ++begins[a.point_offsets[opened] - from];
-      for (int64_t i = from; i < to; ++i) {
-        const int64_t opens = begins[i - from], mask = opens ? 0 : -1;
-        const int64_t row = order[i], later = order[std::min(i + ahead, highest)];
-        v += opens;
-        Vector<C, CoordLanes> x;
-        coords.prefetch(later);
-        coords.load(row, x);
-        keep(coord_acc, mask);
-        coord_acc += __builtin_convertvector(x, Coord);
-        coord_sum[v] = coord_acc;
-        if constexpr (FeatLanes > 0) {
-          Feat f;
-          feats.prefetch(later);
-          feats.load(row, f);
-          keep(feat_acc, mask);
-          feat_acc += f;
-          feat_sum[v] = feat_acc;
-        }
-        if constexpr (Labels) {
-          __builtin_prefetch(labels + later);
-          const int64_t now = labels[row];
-          first_label = opens ? now : first_label;
-          other = (other & mask) | (now ^ first_label);
-          lowest = std::min(lowest, now);
-          label[v] = first_label;
-          differs[v] = other;
+  void add_own(int64_t first, const int32_t* own, int64_t count, const C* coords, const F* feats) {
+    const int64_t* const voxels = a.voxel_of_point + first;
+    const int64_t* const labels = a.labels + (Labels ? first : 0);
+    const int64_t dims = a.dims, channels = a.channels;
+    Sums* const records = this->records;
+    int64_t lowest = this->lowest;
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t row = own[j], v = voxels[row];
+      __builtin_prefetch(records + voxels[own[j + ahead]], 1);
+      Sums& to = records[v];
+      Vector<C, CoordLanes> x;
+      std::memcpy(&x, coords + row * dims, sizeof x);
+      to.coords += __builtin_convertvector(x, decltype(to.coords));
+      if constexpr (feats_kind == Feats::narrow) {
+        Vector<F, 4> f;
+        std::memcpy(&f, feats + row * channels, sizeof f);
+        to.feats += f;
+      }
+      if constexpr (feats_kind == Feats::wide) {
+        F* __restrict sum = a.out_feats + v * channels;
+        for (int64_t c = 0; c < channels; ++c) sum[c] += feats[row * channels + c];
+      }
+      if constexpr (Labels) {
+        lowest = std::min(lowest, labels[row]);
+        const uint32_t now = record_label(labels[row]), before = to.label;
+        const uint32_t label = before | (now & -static_cast<uint32_t>(before == 0));  // no branch: every few points differ
+        to.label = label;
+        if (now != label) [[unlikely]] {
+          if (to.second_votes == 0) to.second = now;
+          if (to.second == now) ++to.second_votes;
+          else to.more = 1;
         }
       }
     }
-    return lowest;
+    this->lowest = lowest;
   }
 
-  void finish(int64_t begin, int64_t end) {
+  void finish() {
     for (int64_t v = begin; v < end; ++v) {
-      const int64_t points = a.point_offsets[v + 1] - a.point_offsets[v], b = v - begin, left = end - v;
-      if (points == 0) [[unlikely]] {
-        coord_sum[b] = Coord{};
-        feat_sum[b] = Feat{};
-      }
+      const int64_t points = a.point_offsets[v + 1] - a.point_offsets[v], left = end - v;
+      const Sums& sums = records[v];
       const double count = static_cast<double>(std::max<int64_t>(points, 1));
-      const Vector<C, CoordLanes> centre = __builtin_convertvector(coord_sum[b] / count, Vector<C, CoordLanes>);
+      const Vector<C, CoordLanes> centre = __builtin_convertvector(sums.coords / count, Vector<C, CoordLanes>);
       store(centre, a.out_coords + v * a.dims, a.dims, left);
-      if constexpr (FeatLanes > 0) {
-        const Feat mean = feat_sum[b] / static_cast<F>(count);
+      if constexpr (feats_kind == Feats::narrow) {
+        const Vector<F, 4> mean = sums.feats / static_cast<F>(count);
         store(mean, a.out_feats + v * a.channels, a.channels, left);
       }
-      if (a.labels) {
-        const int64_t* rows = a.order + a.point_offsets[v];
-        a.out_labels[v] = points == 0 ? -1 : differs[b] == 0 ? label[b] : majority.of(a.labels, rows, points);
-      }
+      if constexpr (feats_kind == Feats::wide)
+        for (int64_t i = v * a.channels; i < (v + 1) * a.channels; ++i) a.out_feats[i] /= static_cast<F>(count);
+      if (a.labels) a.out_labels[v] = label(sums, v, points);
     }
   }
 
-  // Stores the first `width` lanes; whole where all lanes fit into this pass's rows that are still to come.
+  int64_t label(const Sums& sums, int64_t v, int64_t points) {
+    if (sums.more || std::max(sums.label, sums.second) == large_label) return by_walking(v);
+    const int64_t first = int64_t{sums.label} - 2, second = int64_t{sums.second} - 2;
+    const int64_t lead = points - 2 * int64_t{sums.second_votes};
+    const bool less = (first < 0) | (lead < 0) | ((lead == 0) & (second < first));  // no branch: voxels differ
+    return std::max<int64_t>((second >= 0) & less ? second : first, -1);
+  }
+
+  int64_t by_walking(int64_t v) {
+    const int64_t* const rows = a.order + a.point_offsets[v];
+    const int64_t count = a.point_offsets[v + 1] - a.point_offsets[v];
+    for (int64_t i = 0; i < count; ++i) rows_exist &= 0 <= rows[i] && rows[i] < a.num_points;
+    return rows_exist ? majority.of(a.labels, rows, count) : -1;
+  }
+
+  // Stores the first `width` lanes; whole where all lanes fit into this part's rows that are still to come.
   template <class V, class T>
   static void store(const V& x, T* to, int64_t width, int64_t rows_left) {
     if (width * rows_left >= static_cast<int64_t>(sizeof x / sizeof(T))) {
@@ -201,46 +226,35 @@ struct Pass {
   }
 };
 
-// Means of wide features: the loop over the channels is the long one.
-template <class C, class F>
-void wide_means(const VoxelFeatures<C, F>& a, int64_t begin, int64_t end) {
-  const int64_t channels = a.channels;
-  for (int64_t v = begin; v < end; ++v) {
-    F* __restrict out = a.out_feats + v * channels;
-    const int64_t first = a.point_offsets[v], last = a.point_offsets[v + 1];
-    for (int64_t c = 0; c < channels; ++c) out[c] = 0;
-    for (int64_t i = first; i < last; ++i) {
-      const F* row = a.feats + a.order[i] * channels;
-      for (int64_t c = 0; c < channels; ++c) out[c] += row[c];
-    }
-    const F count = static_cast<F>(last > first ? last - first : 1);
-    for (int64_t c = 0; c < channels; ++c) out[c] /= count;
-  }
-}
-
-constexpr int64_t widest_lanes = 16;
-
-template <int CoordLanes, int FeatLanes, class C, class F>
-VoxelFault run_lanes(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
-  std::atomic<int> fault{0};
-  parallel.ranges(a.num_voxels, 1024, [&](int64_t begin, int64_t end) {
-    const auto pass = std::make_unique<Pass<C, F, CoordLanes, FeatLanes>>(a);
-    for (int64_t v = begin; v < end; v += block) {
-      const int64_t last = std::min(end, v + block);
-      const VoxelFault found = pass->run(v, last);
-      if (found != VoxelFault::none) fault = static_cast<int>(found);
-      else if (a.feats && a.channels > widest_lanes) wide_means(a, v, last);
-    }
+template <int CoordLanes, Feats feats, class C, class F>
+VoxelFault run_parts(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
+  using Part = Part<C, F, CoordLanes, feats>;
+  AlignedArray<typename Part::Sums> records(a.num_voxels);
+  std::atomic<int64_t> points{0};
+  std::atomic<bool> rows_exist{true}, labels_fit{true};
+  const int64_t parts = std::clamp<int64_t>(a.num_points / 8192, 1, parallel.threads());
+  const auto bound = [&](int64_t part) {  // as many points for each part; the voxels without points at the ends to some
+    if (part == 0 || part == parts) return part == 0 ? 0 : a.num_voxels;
+    return std::lower_bound(a.point_offsets, a.point_offsets + a.num_voxels, a.num_points * part / parts) -
+           a.point_offsets;
+  };
+  parallel.ranges(parts, 1, [&](int64_t first, int64_t last) {
+    const auto part = std::make_unique<Part>(a, records.data(), bound(first), bound(last));
+    part->run();
+    points += part->points;
+    if (!part->rows_exist) rows_exist = false;
+    if (part->lowest < -1) labels_fit = false;
   });
-  return static_cast<VoxelFault>(fault.load());
+  if (points != a.num_points) return VoxelFault::voxel;
+  if (!rows_exist) return VoxelFault::row;
+  return labels_fit ? VoxelFault::none : VoxelFault::label;
 }
 
 template <int CoordLanes, class C, class F>
 VoxelFault run_coords(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
-  if (!a.feats || a.channels == 0 || a.channels > widest_lanes) return run_lanes<CoordLanes, 0>(a, parallel);
-  if (a.channels <= 4) return run_lanes<CoordLanes, 4>(a, parallel);
-  if (a.channels <= 8) return run_lanes<CoordLanes, 8>(a, parallel);
-  return run_lanes<CoordLanes, 16>(a, parallel);
+  if (!a.feats || a.channels == 0) return run_parts<CoordLanes, Feats::none>(a, parallel);
+  return a.channels <= 4 ? run_parts<CoordLanes, Feats::narrow>(a, parallel)
+                         : run_parts<CoordLanes, Feats::wide>(a, parallel);
 }
 
 template <class C, class F>

@@ -65,6 +65,20 @@ def test_same_bits_for_every_thread_count(case: str, threads: int) -> None:
         assert a is not None and b is not None and torch.equal(a, b)
 
 
+@pytest.mark.parametrize("case", ["3d", "threads", "3d_f64"])
+@pytest.mark.parametrize("channels", [3, 7])
+def test_sums_run_in_the_order_of_the_points(case: str, channels: int, threads: int) -> None:
+    grid, coords, feats, _ = make(case, channels)
+    voxels = len(grid.point_offsets) - 1
+    for values, sums, got in (
+        (coords.numpy(), np.zeros((voxels, 3)), voxel_features(grid, coords, feats).coords),
+        (feats.numpy(), np.zeros((voxels, channels), feats.numpy().dtype), voxel_features(grid, coords, feats).feats),
+    ):
+        np.add.at(sums, grid.voxel_of_point.numpy(), values.astype(sums.dtype))  # one after the other
+        means = sums / grid.point_offsets.diff()[:, None].numpy().astype(sums.dtype)
+        assert got is not None and np.array_equal(got.numpy(), means.astype(values.dtype))
+
+
 def test_every_instruction_set(isa: str) -> None:
     grid, coords, feats, labels = make("3d", 7)
     got, expected = voxel_features(grid, coords, feats, labels), reference.voxel_features(grid, coords, feats, labels)
@@ -122,6 +136,10 @@ def test_barycentre_of_equal_points_is_the_point() -> None:
         ([2**40, 5, 2**40, 5], 5),
         ([0], 0),
         ([*range(300), 299], 299),
+        ([4, -1, 4, 2, 2, 2], 2),
+        ([-1, 6, -1], 6),
+        ([2**33, 2**32, 2**32], 2**32),
+        ([2**32 - 3, 2**32 - 4, 2**63 - 1, 2**63 - 1], 2**63 - 1),
     ],
 )
 def test_majority(labels: list[int], expected: int) -> None:
@@ -183,10 +201,19 @@ def test_errors() -> None:
     labels[123] = -2
     with pytest.raises(ValueError, match="labels must be at least -1"):
         voxel_features(grid, coords, labels=labels)
-    order = grid.order.clone()
-    order[5] = 4000
+    for outside in (-1, len(grid.point_offsets) - 1):
+        voxel_of_point = grid.voxel_of_point.clone()
+        voxel_of_point[5] = outside
+        with pytest.raises(ValueError, match="voxel_of_point must hold voxels"):
+            voxel_features(grid._replace(voxel_of_point=voxel_of_point), coords)
+
+
+@pytest.mark.parametrize("row", [-1, 3])
+def test_order_is_checked_where_it_is_read(row: int) -> None:
+    coords = torch.zeros(3, 2)
+    grid = grid_subsample(coords, 1.0)._replace(order=torch.tensor([0, row, 2]))
     with pytest.raises(ValueError, match="order must hold rows of coords"):
-        voxel_features(grid._replace(order=order), coords)
+        voxel_features(grid, coords, labels=torch.arange(3))
 
 
 @pytest.mark.parametrize("case", ["3d", "3d_f64", "no_point", "empty_clouds", "non_contiguous"])

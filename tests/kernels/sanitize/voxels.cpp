@@ -59,17 +59,17 @@ void voxels(std::mt19937& rng, int64_t n, int dims, int64_t channels, double sca
 
   std::vector<T> centres(count * dims), means(count * channels);
   std::vector<int64_t> majority(count);
-  const VoxelFeatures<T, T> features{coords.data(),  feats.data(), labels.data(),   order.data(), bounds.data(),
-                                     centres.data(), means.data(), majority.data(), n,            count,
-                                     dims,           channels};
+  const VoxelFeatures<T, T> features{coords.data(),   feats.data(), labels.data(), voxel.data(),
+                                     order.data(),    bounds.data(), centres.data(), means.data(),
+                                     majority.data(), n,             count,          dims,
+                                     channels};
   expect(run_voxel_features(features, parallel) == VoxelFault::none, "voxel features");
   if (n > 0) {
     labels[n / 2] = -2;
     expect(run_voxel_features(features, parallel) == VoxelFault::label, "a label below -1 is found");
     labels[n / 2] = 0;
-    std::swap(order[n / 2], order[0]);
-    order[n / 2] = n;
-    expect(run_voxel_features(features, parallel) == VoxelFault::row, "a row outside is found");
+    voxel[n / 2] = count;
+    expect(run_voxel_features(features, parallel) == VoxelFault::voxel, "a voxel outside is found");
   }
 }
 
