@@ -1,6 +1,7 @@
 """Point-cloud operations: C++ and CUDA kernels behind pure functions on tensors."""
 
 from pcseg.ops.gather_neighbors import gather_neighbors
+from pcseg.ops.gaussian_filter import PermutohedralLattice, gaussian_filter
 from pcseg.ops.grid_subsample import VoxelGrid, grid_subsample
 from pcseg.ops.kpconv import kpconv, kpconv_fitting_distance
 from pcseg.ops.linear import linear
@@ -12,9 +13,11 @@ from pcseg.ops.voxel_features import VoxelFeatures, voxel_features
 
 __all__ = [
     "LocalGeometry",
+    "PermutohedralLattice",
     "VoxelFeatures",
     "VoxelGrid",
     "gather_neighbors",
+    "gaussian_filter",
     "grid_subsample",
     "height_above_minimum",
     "knn",
