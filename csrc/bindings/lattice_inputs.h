@@ -52,12 +52,14 @@ struct FilterInputs {
     expect(weights.size(0) == points && weights.size(1) == colours && entries.dim() == 1 &&
                entries.size(0) == points * colours,
            op, "weights must be (N, D + 1), entries (N * (D + 1),)");
-    expect(entry_offsets.dim() == 1 && entry_offsets.size(0) >= 1 && entry_offsets.size(0) <= points * colours + 1, op,
-           "entry_offsets must be (M + 1,)");
-    expect(neighbors.dim() == 3 && neighbors.size(0) == colours && neighbors.size(1) == entry_offsets.size(0) &&
-               neighbors.size(2) == 2,
+    expect(entry_offsets.dim() == 1 && entry_offsets.size(0) >= 1, op, "entry_offsets must be (G + 1,)");
+    expect(neighbors.dim() == 3 && neighbors.size(0) == colours && neighbors.size(1) >= 1 &&
+               neighbors.size(1) <= points * colours + 1 && neighbors.size(2) == 2,
            op, "neighbors must be (D + 1, M + 1, 2)");
   }
+
+  int64_t num_vertices() const { return neighbors.size(1) - 1; }
+  int64_t num_groups() const { return entry_offsets.size(0) - 1; }
 
   template <class T>
   GaussianFilter<T> arguments(Tensor& out) const {
@@ -69,7 +71,8 @@ struct FilterInputs {
             .neighbors = data<int32_t>(neighbors),
             .out = mutable_data<T>(out),
             .num_points = values.size(0),
-            .num_vertices = entry_offsets.size(0) - 1,
+            .num_vertices = num_vertices(),
+            .num_groups = num_groups(),
             .channels = values.size(1),
             .dims = static_cast<int>(vertices.size(1)) - 1,
             .transpose = transpose};

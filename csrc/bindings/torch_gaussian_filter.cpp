@@ -14,9 +14,9 @@ struct Links {
   Tensor offsets, list, neighbors;
 };
 
-LatticeLinks allocate(void* context, int64_t count) {
+LatticeLinks allocate(void* context, int64_t count, int64_t groups) {
   auto& links = *static_cast<Links*>(context);
-  links.offsets = empty_like_device(links.like, {count + 1}, ScalarType::Long);
+  links.offsets = empty_like_device(links.like, {groups + 1}, ScalarType::Long);
   links.list = empty_like_device(links.like, {links.entries}, ScalarType::Int);
   links.neighbors = empty_like_device(links.like, {links.colours, count + 1, 2}, ScalarType::Int);
   return {mutable_data<int64_t>(links.offsets), mutable_data<int32_t>(links.list),
@@ -63,6 +63,8 @@ Tensor gaussian_filter(Tensor values, Tensor vertices, Tensor weights, Tensor en
                        Tensor neighbors, bool transpose) {
   constexpr auto op = "gaussian_filter";
   const FilterInputs in(values, vertices, weights, entry_offsets, entries, neighbors, transpose, op);
+  const int64_t group = int64_t{1} << lattice_group_shift(in.num_vertices());
+  expect(in.num_groups() == (in.num_vertices() + group - 1) / group, op, "entry_offsets must be (G + 1,)");
   Tensor out = empty_like_device(in.values, {in.values.size(0), in.values.size(1)}, in.values.scalar_type());
   const bool good = in.values.scalar_type() == ScalarType::Float ? filter<float>(in, out) : filter<double>(in, out);
   expect(good, op, "the lattice's indices lie outside their ranges");

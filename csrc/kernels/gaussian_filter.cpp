@@ -3,36 +3,48 @@
 #include <atomic>
 
 #include "aligned_array.h"
+#include "permutohedral_lattice.h"
 #include "vector.h"
 
 namespace pcseg::PCSEG_ISA {
 namespace {
 
-template <class T, int Bytes>
-struct NarrowVector {
-  typedef T type __attribute__((vector_size(Bytes)));
-};
-
 // One row of K vectors of Bytes each. Products are rounded before they are added: every instruction set and a GPU then
 // give the same bits.
 template <class T, int Bytes, int K>
 struct Row {
-  using V = typename NarrowVector<T, Bytes>::type;
-  static constexpr int kWidth = K * Bytes / static_cast<int>(sizeof(T));
+  typedef T V __attribute__((vector_size(Bytes)));
+  typedef T Unaligned __attribute__((vector_size(Bytes), aligned(alignof(T)), may_alias));
+  static constexpr int kLanes = Bytes / static_cast<int>(sizeof(T)), kWidth = K * kLanes;
   V v[K];
 
+  static V at(const T* from, int i) { return *reinterpret_cast<const Unaligned*>(from + i * kLanes); }
+  static void put(T* to, int i, V value) { *reinterpret_cast<Unaligned*>(to + i * kLanes) = value; }
+
   void clear() {
+#pragma GCC unroll 8
     for (int i = 0; i < K; ++i) v[i] = V{};
   }
-  void load(const T* from) { std::memcpy(v, from, sizeof v); }
-  void store(T* to) const { std::memcpy(to, v, sizeof v); }
-  void add(const Row& other) {
-    for (int i = 0; i < K; ++i) v[i] = v[i] + other.v[i];
+  void store(T* to) const {
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) put(to, i, v[i]);
   }
   void add_scaled(T factor, const T* from) {
-    Row other;
-    other.load(from);
-    for (int i = 0; i < K; ++i) v[i] = v[i] + other.v[i] * factor;
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) v[i] = v[i] + at(from, i) * factor;
+  }
+  // to += factor * from
+  static void add_scaled_to(T* to, T factor, const T* from) {
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) put(to, i, at(to, i) + at(from, i) * factor);
+  }
+  static void add_to(T* to, const T* from) {
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) put(to, i, at(to, i) + at(from, i));
+  }
+  static void blur(T* to, const T* here, const T* next, const T* before) {
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) put(to, i, at(here, i) + (at(next, i) + at(before, i)) * T(0.5));
   }
 };
 
@@ -73,46 +85,26 @@ class Channels {
   }
 
  private:
-  const T* value(int64_t i) const {
-    return i < safe_ ? a_.values + i * a_.channels + channel_ : tail_.data() + (i - safe_) * kWidth;
-  }
-
+  // One task a group of lattice points: it goes through the points in order, so that it reads values in order too, and
+  // adds to sums that stay in cache. Now and then these go to the totals, so that the rounding of long sums stays small.
   void splat() {
     const int64_t colours = a_.dims + 1, entries = a_.num_points * colours, rows = a_.num_vertices;
-    // Tasks of about as many entries each, cut between lattice points.
-    constexpr int64_t kEntries = 8192, kRun = 256;
-    const int64_t tasks = entries / kEntries + 1;
-    const auto begin_of = [&](int64_t task) {
-      return task == tasks ? rows
-                           : std::lower_bound(a_.entry_offsets, a_.entry_offsets + rows, task * kEntries) -
-                                 a_.entry_offsets;
-    };
+    const int shift = lattice_group_shift(rows);
     const PointOf point_of(static_cast<int>(colours));
-    parallel_.tasks(tasks, [&](int64_t task, int) {
-      bool bad = false;
-      for (int64_t m = begin_of(task), end = begin_of(task + 1); m < end; ++m) {
-        int64_t e = a_.entry_offsets[m];
-        const int64_t last = a_.entry_offsets[m + 1];
-        if (e < 0 || last < e || last > entries) {
-          bad = true;
-          continue;
-        }
-        R sum;
-        sum.clear();
-        while (e < last) {  // runs, so that the rounding of a long list stays small
-          R run;
-          run.clear();
-          for (const int64_t stop = std::min(last, e + kRun); e < stop; ++e) {
-            const auto entry = static_cast<uint32_t>(a_.entries[e]);
-            if (entry >= entries) {
-              bad = true;
-              continue;
-            }
-            run.add_scaled(a_.weights[entry], value(point_of(entry)));
-          }
-          sum.add(run);
-        }
-        sum.store(from_ + m * kWidth);
+    T *const total = from_, *const sum = to_;
+    parallel_.tasks(a_.num_groups, [&, this](int64_t group, int) {
+      const int64_t first = group << shift, size = std::min(rows - first, int64_t{1} << shift);
+      std::fill_n(total + first * kWidth, size * kWidth, T(0));
+      std::fill_n(sum + first * kWidth, size * kWidth, T(0));
+      int64_t e = a_.entry_offsets[group];
+      const int64_t last = a_.entry_offsets[group + 1], most = std::max<int64_t>(4096, 8 * size);
+      bool bad = e < 0 || last < e || last > entries;
+      while (!bad && e < last) {
+        const int64_t stop = std::min(last, e + most);
+        bad = !add_entries(sum + first * kWidth, first, size, e, stop, point_of);
+        for (int64_t m = first; m < first + size; ++m) R::add_to(total + m * kWidth, sum + m * kWidth);
+        e = stop;
+        if (e < last) std::fill_n(sum + first * kWidth, size * kWidth, T(0));
       }
       if (bad) bad_ = true;
     });
@@ -120,10 +112,27 @@ class Channels {
     std::fill_n(to_ + rows * kWidth, kWidth, T(0));
   }
 
+  bool add_entries(T* sum, int64_t first, int64_t size, int64_t e, int64_t stop, PointOf point_of) const {
+    const int64_t entries = a_.num_points * (a_.dims + 1), safe = safe_, channels = a_.channels;
+    const int32_t *const list = a_.entries, *const vertices = a_.vertices;
+    const T *const weights = a_.weights, *const values = a_.values + channel_, *const tail = tail_.data();
+    for (; e < stop; ++e) {
+      const auto entry = static_cast<uint32_t>(list[e]);
+      if (entry >= entries) return false;
+      const auto m = static_cast<uint64_t>(vertices[entry] - first);
+      if (m >= static_cast<uint64_t>(size)) return false;
+      const int64_t i = point_of(entry);
+      R::add_scaled_to(sum + m * kWidth, weights[entry], i < safe ? values + i * channels : tail + (i - safe) * kWidth);
+    }
+    return true;
+  }
+
   void blur(int axis) {
     const int32_t* const neighbors = a_.neighbors + axis * (a_.num_vertices + 1) * 2;
     parallel_.ranges(a_.num_vertices, 1 + 8192 / kWidth, [&](int64_t begin, int64_t end) {
       const auto none = static_cast<uint32_t>(a_.num_vertices);
+      const T* const from = from_;
+      T* const to = to_;
       bool bad = false;
       for (int64_t m = begin; m < end; ++m) {
         const auto next = static_cast<uint32_t>(neighbors[2 * m]), before = static_cast<uint32_t>(neighbors[2 * m + 1]);
@@ -131,13 +140,7 @@ class Channels {
           bad = true;
           continue;
         }
-        R sum, other;
-        sum.load(from_ + next * int64_t{kWidth});
-        other.load(from_ + before * int64_t{kWidth});
-        sum.add(other);
-        other.load(from_ + m * kWidth);
-        for (int i = 0; i < K; ++i) sum.v[i] = other.v[i] + sum.v[i] * T(0.5);
-        sum.store(to_ + m * kWidth);
+        R::blur(to + m * kWidth, from + m * kWidth, from + next * int64_t{kWidth}, from + before * int64_t{kWidth});
       }
       if (bad) bad_ = true;
     });
@@ -149,21 +152,21 @@ class Channels {
       const auto rows = static_cast<uint32_t>(a_.num_vertices);
       // Where a row holds all channels it may be written beyond its end: the next row comes after it.
       const int64_t whole = count_ == kWidth ? end : channel_ > 0 ? begin : end - (kWidth - 1) / a_.channels;
+      const T* const from = from_;
+      const int32_t* vertices = a_.vertices + begin * colours;
+      const T* weights = a_.weights + begin * colours;
+      T* out = a_.out + begin * a_.channels + channel_;
       bool bad = false;
-      for (int64_t i = begin; i < end; ++i) {
-        const int32_t* const vertices = a_.vertices + i * colours;
-        const T* const weights = a_.weights + i * colours;
+      for (int64_t i = begin; i < end; ++i, vertices += colours, weights += colours, out += a_.channels) {
         R sum;
         sum.clear();
         for (int k = 0; k < colours; ++k) {
           const auto m = static_cast<uint32_t>(vertices[k]);
-          if (m >= rows) {
+          if (m < rows)
+            sum.add_scaled(weights[k], from + m * int64_t{kWidth});
+          else
             bad = true;
-            continue;
-          }
-          sum.add_scaled(weights[k], from_ + m * int64_t{kWidth});
         }
-        T* const out = a_.out + i * a_.channels + channel_;
         if (i < whole)
           sum.store(out);
         else
@@ -201,8 +204,10 @@ bool run(const GaussianFilter<T>& a, const Parallel& parallel) {
     const auto wide = std::integral_constant<int, kVectorBytes>{};
     const auto one = std::integral_constant<int, 1>{};
     constexpr int size = sizeof(T);
-    if (kVectorBytes > 16 && left * size <= 16) pass(std::integral_constant<int, 16>{}, one);
-    else if (kVectorBytes > 32 && left * size <= 32) pass(std::integral_constant<int, 32>{}, one);
+    // Few channels: the vectors of narrower instruction sets.
+    constexpr int quarter = std::max(kVectorBytes / 4, 16), half = std::max(kVectorBytes / 2, 16);
+    if (left * size <= quarter) pass(std::integral_constant<int, quarter>{}, one);
+    else if (left * size <= half) pass(std::integral_constant<int, half>{}, one);
     else if (left <= lanes) pass(wide, one);
     else if (left <= 2 * lanes) pass(wide, std::integral_constant<int, 2>{});
     else if (left <= 3 * lanes) pass(wide, std::integral_constant<int, 3>{});

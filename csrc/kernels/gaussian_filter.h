@@ -24,6 +24,7 @@ struct GaussianFilter {
   T* out;
   int64_t num_points;
   int64_t num_vertices;
+  int64_t num_groups;
   int64_t channels;
   int dims;
   bool transpose;

@@ -1,7 +1,9 @@
 #include "permutohedral_lattice.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -146,8 +148,10 @@ class Builder {
     parallel_.tasks(parts_, [&](int64_t part, int) { number_part(part); });
     if (parts_ > 1) join();
     const int64_t count = parts_ > 1 ? static_cast<int64_t>(joined_.size()) : tables_[0].count();
-    const LatticeLinks links = a_.allocate(a_.context, count);
-    list_entries(links, count);
+    const int shift = lattice_group_shift(count);
+    const int64_t groups = (count + (int64_t{1} << shift) - 1) >> shift;
+    const LatticeLinks links = a_.allocate(a_.context, count, groups);
+    list_entries(links, groups, shift);
     link_neighbors(links.neighbors, count);
     return count;
   }
@@ -158,54 +162,97 @@ class Builder {
 
   int64_t part_begin(int64_t part) const { return a_.num_points * part / parts_; }
 
+  struct Block {
+    alignas(64) double x[D][kBlock], cell[D + 1][kBlock], rank[D + 1][kBlock];
+    alignas(64) T weight[D + 1][kBlock];
+    alignas(64) uint64_t word[D + 1][kBlock];  // of the keys, where one word holds a key
+    Key key[kBlock][D + 1];
+    uint64_t hash[kBlock][D + 1];
+  };
+
+  // Simplices of all kBlock places, and their keys without the cloud where one word holds a key.
+  static void embed(Block& b, const LatticePlan& plan) {
+    using Integers = Vector<uint64_t>;
+    uint64_t origin = 0;
+    for (int d = 0; d < D; ++d) origin += static_cast<uint64_t>(plan.low[d]) << plan.shift[d];
+    for (int i = 0; i < kBlock; i += kLanes<double>) {
+      Vector<double> x[D], cell[D + 1], rank[D + 1], weight[D + 1];
+      for (int d = 0; d < D; ++d) x[d] = load(b.x[d] + i);
+      enclosing_simplex<D>(x, plan.scale, cell, rank, weight);
+      for (int k = 0; k <= D; ++k) {
+        const Vector<double> scaled = weight[k] * plan.weight_scale;
+        for (int lane = 0; lane < kLanes<double>; ++lane) b.weight[k][i + lane] = static_cast<T>(scaled[lane]);
+      }
+      if constexpr (W == 1) {
+        const double magic = 6755399441055744.0;  // the low bits of cell + magic are the cell as an integer
+        Integers key = -origin - Integers{}, of_rank[D + 1] = {};
+        for (int d = 0; d < D; ++d) {
+          key += ((Integers)(cell[d] + magic) - std::bit_cast<uint64_t>(magic)) << plan.shift[d];
+          const Integers unit = (uint64_t{1} << plan.shift[d]) - Integers{};
+          for (int r = 0; r <= D; ++r) of_rank[r] |= (Integers)(rank[d] == double(r)) & unit;
+        }
+        store(b.word[0] + i, key);
+        for (int k = 1; k <= D; ++k) {
+          key += 1 - of_rank[D + 1 - k];
+          store(b.word[k] + i, key);
+        }
+      } else {
+        for (int k = 0; k <= D; ++k) {
+          store(b.cell[k] + i, cell[k]);
+          store(b.rank[k] + i, rank[k]);
+        }
+      }
+    }
+  }
+
+  void find_keys(Block& b, int i, int64_t cloud) const {
+    if constexpr (W == 1) {
+      const uint64_t of_cloud = static_cast<uint64_t>(cloud) << plan_.cloud_shift;
+      for (int k = 0; k <= D; ++k) b.key[i][k].word[0] = b.word[k][i] + of_cloud;
+    } else {
+      int64_t q[D];
+      int axis[D + 1];
+      for (int d = 0; d < D; ++d) q[d] = static_cast<int64_t>(b.cell[d][i]);
+      for (int d = 0; d <= D; ++d) axis[static_cast<int>(b.rank[d][i])] = d;
+      b.key[i][0] = first_vertex<W>(plan_, D, q, cloud);
+      for (int k = 1; k <= D; ++k) {
+        b.key[i][k] = b.key[i][k - 1];
+        step_colour(plan_, D, axis[D + 1 - k], b.key[i][k]);
+      }
+    }
+  }
+
   void number_part(int64_t part) {
-    alignas(64) double x[D][kBlock], cell[D + 1][kBlock], rank[D + 1][kBlock], weight[D + 1][kBlock];
-    Key key[kBlock * (D + 1)];
-    uint64_t hash[kBlock * (D + 1)];
+    const auto block = std::make_unique<Block>();
+    Block& b = *block;
     KeyTable<W>& table = tables_[part];
     std::vector<Key>& keys = keys_[part];
     int64_t cloud = std::upper_bound(a_.offsets, a_.offsets + a_.num_clouds + 1, part_begin(part)) - a_.offsets - 1;
     for (int64_t first = part_begin(part), end = part_begin(part + 1); first < end; first += kBlock) {
       const int rows = static_cast<int>(std::min<int64_t>(kBlock, end - first));
-      for (int d = 0; d < D; ++d)
-        for (int i = 0; i < kBlock; ++i)
-          x[d][i] = static_cast<double>(a_.positions[(first + std::min(i, rows - 1)) * D + d]);
-      for (int i = 0; i < kBlock; i += kLanes<double>) {
-        Vector<double> xs[D], cells[D + 1], ranks[D + 1], weights[D + 1];
-        for (int d = 0; d < D; ++d) xs[d] = load(x[d] + i);
-        enclosing_simplex<D>(xs, plan_.scale, cells, ranks, weights);
-        for (int k = 0; k <= D; ++k) {
-          store(cell[k] + i, cells[k]);
-          store(rank[k] + i, ranks[k]);
-          store(weight[k] + i, weights[k] * plan_.weight_scale);
-        }
-      }
+      const T* const positions = a_.positions + first * D;
+      for (int i = 0; i < rows; ++i)
+        for (int d = 0; d < D; ++d) b.x[d][i] = static_cast<double>(positions[i * D + d]);
+      for (int d = 0; d < D; ++d) std::fill(b.x[d] + rows, b.x[d] + kBlock, 0.0);
+      embed(b, plan_);
+      T* const weights = a_.weights + first * (D + 1);
+      table.reserve(kBlock * (D + 1));
       for (int i = 0; i < rows; ++i) {
         while (a_.offsets[cloud + 1] <= first + i) ++cloud;
-        int64_t q[D];
-        int axis[D + 1];
-        for (int d = 0; d < D; ++d) q[d] = static_cast<int64_t>(cell[d][i]);
-        for (int d = 0; d <= D; ++d) axis[static_cast<int>(rank[d][i])] = d;
-        Key* const to = key + i * (D + 1);
-        to[0] = first_vertex<W>(plan_, D, q, cloud);
-        for (int k = 1; k <= D; ++k) {
-          to[k] = to[k - 1];
-          step_colour(plan_, D, axis[D + 1 - k], to[k]);
+        find_keys(b, i, cloud);
+        for (int k = 0; k <= D; ++k) {
+          weights[i * (D + 1) + k] = b.weight[k][i];
+          b.hash[i][k] = b.key[i][k].hash();
+          table.prefetch(b.hash[i][k]);
         }
-        T* const weights = a_.weights + (first + i) * (D + 1);
-        for (int k = 0; k <= D; ++k) weights[k] = static_cast<T>(weight[k][i]);
-      }
-      table.reserve(kBlock * (D + 1));
-      for (int e = 0; e < rows * (D + 1); ++e) {
-        hash[e] = key[e].hash();
-        table.prefetch(hash[e]);
       }
       int32_t* const vertices = a_.vertices + first * (D + 1);
-      for (int e = 0; e < rows * (D + 1); ++e) {
-        const int32_t next = table.count();
-        vertices[e] = table.add(key[e], hash[e], next);
-        if (vertices[e] == next) keys.push_back(key[e]);
-      }
+      for (int i = 0; i < rows; ++i)
+        for (int k = 0; k <= D; ++k) {
+          const int32_t next = table.count(), number = table.add(b.key[i][k], b.hash[i][k], next);
+          vertices[i * (D + 1) + k] = number;
+          if (number == next) keys.push_back(b.key[i][k]);
+        }
     }
   }
 
@@ -247,16 +294,16 @@ class Builder {
     });
   }
 
-  void list_entries(const LatticeLinks& links, int64_t count) {
+  void list_entries(const LatticeLinks& links, int64_t groups, int shift) {
     Buffer<int64_t> offsets;
     sort_by_support(
-        a_.num_points * (D + 1), count, offsets, parallel_,
+        a_.num_points * (D + 1), groups, offsets, parallel_,
         [&](int64_t begin, int64_t end, auto&& f) {
-          for (int64_t e = begin; e < end; ++e) f(a_.vertices[e], e);
+          for (int64_t e = begin; e < end; ++e) f(a_.vertices[e] >> shift, e);
         },
         [](int64_t) {},
         [&](int64_t position, int64_t entry) { links.entries[position] = static_cast<int32_t>(entry); });
-    std::copy_n(offsets.data(), count + 1, links.entry_offsets);
+    std::copy_n(offsets.data(), groups + 1, links.entry_offsets);
   }
 
   void link_neighbors(int32_t* neighbors, int64_t count) {
@@ -308,7 +355,7 @@ int64_t build(const PermutohedralLattice<T>& a, const LatticePlan& plan, const P
 template <class T>
 int64_t run(const PermutohedralLattice<T>& a, const Parallel& parallel) {
   if (a.num_points == 0) {
-    const LatticeLinks links = a.allocate(a.context, 0);
+    const LatticeLinks links = a.allocate(a.context, 0, 0);
     links.entry_offsets[0] = 0;
     std::fill_n(links.neighbors, 2 * (a.dims + 1), 0);
     return 0;

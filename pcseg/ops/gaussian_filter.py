@@ -29,7 +29,7 @@ class PermutohedralLattice:
     @property
     def num_vertices(self) -> int:
         """Number of lattice points."""
-        return self.tensors[2].shape[0] - 1
+        return self.tensors[4].shape[1] - 1
 
     def filter(
         self,
@@ -51,9 +51,9 @@ def gaussian_filter(
     filter of ones for a mean. To leave the pair (i, i) out, subtract the row's own value.
 
     How near it comes: relative error of the filter of ones (mean, worst), measured. Rows spread evenly, at least 60
-    within reach: D = 2: 2 %, 11 %; 3: 3 %, 17 %; 4: 4 %, 21 %; 5: 6 %, 33 %; 6: 15 %, 69 %. An airborne scan by 1 m: 7 %,
-    44 %. A 640 x 480 image as (x / 80, y / 80, rgb / 13): 19 %, 30 %. Weighted means (the filter of values over that of
-    ones) are much nearer: their error is 0.1 to 1 % of the values' standard deviation. Where rows lie thin, the sum is
+    within reach: D = 2: 2 %, 11 %; 3: 3 %, 17 %; 4: 4 %, 21 %; 5: 6 %, 33 %; 6: 15 %, 69 %. A scan from the air by 1 m:
+    7 %, 44 %. A 640 x 480 image as (x / 80, y / 80, rgb / 13): 19 %, 30 %. Weighted means (the filter of values over that
+    of ones) are much nearer: their error is 0.1 to 1 % of the values' standard deviation. Where rows lie thin, the sum is
     too small: only lattice points that enclose a row exist, and weight that would pass through others is lost. A row
     without neighbours counts itself 0.76, 0.71, 0.67, 0.65, 0.63, 0.61, 0.60 times for D = 2 to 8 on average, not once
     (0.44 to 1.9, by its place in the lattice).
@@ -110,11 +110,12 @@ def _filter(op: str, values: Tensor, lattice: tuple[Tensor, ...]) -> Tensor:
 @torch.library.register_fake("pcseg::permutohedral_lattice")
 def _(positions: Tensor, offsets: Tensor) -> tuple[Tensor, ...]:
     points, colours = positions.shape[0], positions.shape[1] + 1
-    rows = torch.library.get_ctx().new_dynamic_size(min=1)  # M + 1: a size of data has to stand alone in a shape
+    # M + 1 and G + 1: a size of data has to stand alone in a shape
+    rows, groups = (torch.library.get_ctx().new_dynamic_size(min=1) for _ in range(2))
     return (
         positions.new_empty(points, colours, dtype=torch.int32),
         positions.new_empty(points, colours),
-        positions.new_empty(rows, dtype=torch.int64),
+        positions.new_empty(groups, dtype=torch.int64),
         positions.new_empty(points * colours, dtype=torch.int32),
         positions.new_empty(colours, rows, 2, dtype=torch.int32),
     )
