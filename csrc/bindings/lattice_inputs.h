@@ -9,7 +9,7 @@
 
 namespace pcseg::bindings {
 
-using LatticeTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+using LatticeTensors = std::tuple<Tensor, Tensor, Tensor>;
 
 inline void expect_lattice_positions(const Tensor& positions, const char* op) {
   expect(positions.dim() == 2 && positions.size(1) >= 2 && positions.size(1) <= 8, op, "positions must be (N, 2 to 8)");
@@ -25,54 +25,41 @@ inline void expect_lattice_fits(int64_t count, const char* op) {
 }
 
 struct FilterInputs {
-  Tensor values, vertices, weights, entry_offsets, entries, neighbors;
+  Tensor values, vertices, weights, neighbors;
   bool transpose;
 
-  FilterInputs(const Tensor& v, const Tensor& p, const Tensor& w, const Tensor& o, const Tensor& e, const Tensor& n,
-               bool transpose, const char* op)
+  FilterInputs(const Tensor& v, const Tensor& p, const Tensor& w, const Tensor& n, bool transpose, const char* op)
       : values(torch::stable::contiguous(v)),
         vertices(torch::stable::contiguous(p)),
         weights(torch::stable::contiguous(w)),
-        entry_offsets(torch::stable::contiguous(o)),
-        entries(torch::stable::contiguous(e)),
         neighbors(torch::stable::contiguous(n)),
         transpose(transpose) {
     expect(values.dim() == 2, op, "values must be (N, C)");
     expect(values.scalar_type() == ScalarType::Float || values.scalar_type() == ScalarType::Double, op,
            "values must be float32 or float64");
     expect(weights.scalar_type() == values.scalar_type(), op, "values must have the dtype of the lattice's positions");
-    expect(vertices.scalar_type() == ScalarType::Int && entries.scalar_type() == ScalarType::Int &&
-               neighbors.scalar_type() == ScalarType::Int && entry_offsets.scalar_type() == ScalarType::Long,
-           op, "the lattice's indices must be int32, its offsets int64");
+    expect(vertices.scalar_type() == ScalarType::Int && neighbors.scalar_type() == ScalarType::Int, op,
+           "the lattice's indices must be int32");
     expect(vertices.dim() == 2 && vertices.size(1) >= 3 && vertices.size(1) <= 9 && weights.dim() == 2, op,
            "vertices must be (N, D + 1)");
     const int64_t points = vertices.size(0), colours = vertices.size(1);
     expect(values.size(0) == points, op, "values must have as many rows as the lattice has points");
     expect(points < std::numeric_limits<int32_t>::max() / colours, op, "N * (D + 1) must be below 2^31 - 1");
-    expect(weights.size(0) == points && weights.size(1) == colours && entries.dim() == 1 &&
-               entries.size(0) == points * colours,
-           op, "weights must be (N, D + 1), entries (N * (D + 1),)");
-    expect(entry_offsets.dim() == 1 && entry_offsets.size(0) >= 1, op, "entry_offsets must be (G + 1,)");
+    expect(weights.size(0) == points && weights.size(1) == colours, op, "weights must be (N, D + 1)");
     expect(neighbors.dim() == 3 && neighbors.size(0) == colours && neighbors.size(1) >= 1 &&
                neighbors.size(1) <= points * colours + 1 && neighbors.size(2) == 2,
            op, "neighbors must be (D + 1, M + 1, 2)");
   }
-
-  int64_t num_vertices() const { return neighbors.size(1) - 1; }
-  int64_t num_groups() const { return entry_offsets.size(0) - 1; }
 
   template <class T>
   GaussianFilter<T> arguments(Tensor& out) const {
     return {.values = data<T>(values),
             .vertices = data<int32_t>(vertices),
             .weights = data<T>(weights),
-            .entry_offsets = data<int64_t>(entry_offsets),
-            .entries = data<int32_t>(entries),
             .neighbors = data<int32_t>(neighbors),
             .out = mutable_data<T>(out),
             .num_points = values.size(0),
-            .num_vertices = num_vertices(),
-            .num_groups = num_groups(),
+            .num_vertices = neighbors.size(1) - 1,
             .channels = values.size(1),
             .dims = static_cast<int>(vertices.size(1)) - 1,
             .transpose = transpose};

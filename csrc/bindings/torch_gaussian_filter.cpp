@@ -7,20 +7,16 @@
 namespace pcseg::bindings {
 namespace {
 
-struct Links {
+struct Neighbors {
   const Tensor& like;
-  int colours;
-  int64_t entries;
-  Tensor offsets, list, neighbors;
+  int64_t colours;
+  Tensor tensor;
 };
 
-LatticeLinks allocate(void* context, int64_t count, int64_t groups) {
-  auto& links = *static_cast<Links*>(context);
-  links.offsets = empty_like_device(links.like, {groups + 1}, ScalarType::Long);
-  links.list = empty_like_device(links.like, {links.entries}, ScalarType::Int);
-  links.neighbors = empty_like_device(links.like, {links.colours, count + 1, 2}, ScalarType::Int);
-  return {mutable_data<int64_t>(links.offsets), mutable_data<int32_t>(links.list),
-          mutable_data<int32_t>(links.neighbors)};
+int32_t* allocate(void* context, int64_t count) {
+  auto& neighbors = *static_cast<Neighbors*>(context);
+  neighbors.tensor = empty_like_device(neighbors.like, {neighbors.colours, count + 1, 2}, ScalarType::Int);
+  return mutable_data<int32_t>(neighbors.tensor);
 }
 
 template <class T>
@@ -29,7 +25,7 @@ LatticeTensors build(const Tensor& positions, const Tensor& offsets) {
   const int64_t points = positions.size(0), colours = positions.size(1) + 1;
   Tensor vertices = empty_like_device(positions, {points, colours}, ScalarType::Int);
   Tensor weights = empty_like_device(positions, {points, colours}, positions.scalar_type());
-  Links links{positions, static_cast<int>(colours), points * colours, vertices, vertices, vertices};
+  Neighbors neighbors{positions, colours, vertices};
   const int64_t count = run_permutohedral_lattice<T>({.positions = data<T>(positions),
                                                       .offsets = data<int64_t>(offsets),
                                                       .vertices = mutable_data<int32_t>(vertices),
@@ -38,10 +34,10 @@ LatticeTensors build(const Tensor& positions, const Tensor& offsets) {
                                                       .num_clouds = offsets.size(0) - 1,
                                                       .dims = static_cast<int>(colours - 1),
                                                       .allocate = &allocate,
-                                                      .context = &links},
+                                                      .context = &neighbors},
                                                      torch_threads());
   expect_lattice_fits(count, op);
-  return {vertices, weights, links.offsets, links.list, links.neighbors};
+  return {vertices, weights, neighbors.tensor};
 }
 
 LatticeTensors permutohedral_lattice(Tensor positions, Tensor offsets) {
@@ -59,12 +55,9 @@ bool filter(const FilterInputs& in, Tensor& out) {
   return run_gaussian_filter<T>(in.arguments<T>(out), torch_threads());
 }
 
-Tensor gaussian_filter(Tensor values, Tensor vertices, Tensor weights, Tensor entry_offsets, Tensor entries,
-                       Tensor neighbors, bool transpose) {
+Tensor gaussian_filter(Tensor values, Tensor vertices, Tensor weights, Tensor neighbors, bool transpose) {
   constexpr auto op = "gaussian_filter";
-  const FilterInputs in(values, vertices, weights, entry_offsets, entries, neighbors, transpose, op);
-  const int64_t group = int64_t{1} << lattice_group_shift(in.num_vertices());
-  expect(in.num_groups() == (in.num_vertices() + group - 1) / group, op, "entry_offsets must be (G + 1,)");
+  const FilterInputs in(values, vertices, weights, neighbors, transpose, op);
   Tensor out = empty_like_device(in.values, {in.values.size(0), in.values.size(1)}, in.values.scalar_type());
   const bool good = in.values.scalar_type() == ScalarType::Float ? filter<float>(in, out) : filter<double>(in, out);
   expect(good, op, "the lattice's indices lie outside their ranges");
@@ -73,11 +66,9 @@ Tensor gaussian_filter(Tensor values, Tensor vertices, Tensor weights, Tensor en
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pcseg, m) {
   m.def(
-      "permutohedral_lattice(Tensor positions, Tensor offsets) -> "
-      "(Tensor vertices, Tensor weights, Tensor entry_offsets, Tensor entries, Tensor neighbors)");
+      "permutohedral_lattice(Tensor positions, Tensor offsets) -> (Tensor vertices, Tensor weights, Tensor neighbors)");
   m.def(
-      "gaussian_filter(Tensor values, Tensor vertices, Tensor weights, Tensor entry_offsets, Tensor entries, "
-      "Tensor neighbors, bool transpose) -> Tensor");
+      "gaussian_filter(Tensor values, Tensor vertices, Tensor weights, Tensor neighbors, bool transpose) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(pcseg, CPU, m) {
   m.impl("permutohedral_lattice", TORCH_BOX(&permutohedral_lattice));

@@ -1,9 +1,9 @@
 #include "gaussian_filter.h"
 
 #include <atomic>
+#include <vector>
 
 #include "aligned_array.h"
-#include "permutohedral_lattice.h"
 #include "vector.h"
 
 namespace pcseg::PCSEG_ISA {
@@ -25,6 +25,10 @@ struct Row {
 #pragma GCC unroll 8
     for (int i = 0; i < K; ++i) v[i] = V{};
   }
+  void load(const T* from) {
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) v[i] = at(from, i);
+  }
   void store(T* to) const {
 #pragma GCC unroll 8
     for (int i = 0; i < K; ++i) put(to, i, v[i]);
@@ -33,10 +37,10 @@ struct Row {
 #pragma GCC unroll 8
     for (int i = 0; i < K; ++i) v[i] = v[i] + at(from, i) * factor;
   }
-  // to += factor * from
-  static void add_scaled_to(T* to, T factor, const T* from) {
+  // to += factor * this
+  void add_scaled_to(T* to, T factor) const {
 #pragma GCC unroll 8
-    for (int i = 0; i < K; ++i) put(to, i, at(to, i) + at(from, i) * factor);
+    for (int i = 0; i < K; ++i) put(to, i, at(to, i) + v[i] * factor);
   }
   static void add_to(T* to, const T* from) {
 #pragma GCC unroll 8
@@ -46,13 +50,6 @@ struct Row {
 #pragma GCC unroll 8
     for (int i = 0; i < K; ++i) put(to, i, at(here, i) + (at(next, i) + at(before, i)) * T(0.5));
   }
-};
-
-// entry / (dims + 1) by a multiplication; exact for entry < 2^31 and up to 9 colours.
-struct PointOf {
-  uint64_t factor;
-  explicit PointOf(int colours) : factor(((uint64_t{1} << 34) + colours - 1) / colours) {}
-  int64_t operator()(uint32_t entry) const { return static_cast<int64_t>((entry * factor) >> 34); }
 };
 
 // The channels channel .. channel + count - 1, padded to a row's width. What the padding holds means nothing.
@@ -85,46 +82,109 @@ class Channels {
   }
 
  private:
-  // One task a group of lattice points: it goes through the points in order, so that it reads values in order too, and
-  // adds to sums that stay in cache. Now and then these go to the totals, so that the rounding of long sums stays small.
+  // Each worker owns a range of lattice points and goes through all points in order, so it reads values in order, and no
+  // sum depends on the ranges. Every so many points the sums go to the totals: the rounding of long sums stays small.
   void splat() {
-    const int64_t colours = a_.dims + 1, entries = a_.num_points * colours, rows = a_.num_vertices;
-    const int shift = lattice_group_shift(rows);
-    const PointOf point_of(static_cast<int>(colours));
-    T *const total = from_, *const sum = to_;
-    parallel_.tasks(a_.num_groups, [&, this](int64_t group, int) {
-      const int64_t first = group << shift, size = std::min(rows - first, int64_t{1} << shift);
-      std::fill_n(total + first * kWidth, size * kWidth, T(0));
-      std::fill_n(sum + first * kWidth, size * kWidth, T(0));
-      int64_t e = a_.entry_offsets[group];
-      const int64_t last = a_.entry_offsets[group + 1], most = std::max<int64_t>(4096, 8 * size);
-      bool bad = e < 0 || last < e || last > entries;
-      while (!bad && e < last) {
-        const int64_t stop = std::min(last, e + most);
-        bad = !add_entries(sum + first * kWidth, first, size, e, stop, point_of);
-        for (int64_t m = first; m < first + size; ++m) R::add_to(total + m * kWidth, sum + m * kWidth);
-        e = stop;
-        if (e < last) std::fill_n(sum + first * kWidth, size * kWidth, T(0));
+    const int64_t rows = a_.num_vertices, most = std::max<int64_t>(4096, 8 * rows / (a_.dims + 1));
+    const std::vector<int64_t> bounds = balanced_ranges();
+    parallel_.tasks(static_cast<int64_t>(bounds.size()) - 1, [&, this](int64_t range, int) {
+      const int64_t first = bounds[range], size = bounds[range + 1] - first;
+      T *const total = from_ + first * kWidth, *const sum = to_ + first * kWidth;
+      bool good = true;
+      for (int64_t i = 0; i < a_.num_points; i += most) {
+        const int64_t end = std::min(a_.num_points, i + most);
+        T* const to = i == 0 ? total : sum;
+        std::fill_n(to, size * kWidth, T(0));
+        good &= size == rows ? add_points(to, i, end) : add_points_of(to, first, size, i, end);
+        if (i > 0)
+          for (int64_t m = 0; m < size; ++m) R::add_to(total + m * kWidth, sum + m * kWidth);
       }
-      if (bad) bad_ = true;
+      if (!good) bad_ = true;
     });
     std::fill_n(from_ + rows * kWidth, kWidth, T(0));
     std::fill_n(to_ + rows * kWidth, kWidth, T(0));
   }
 
-  bool add_entries(T* sum, int64_t first, int64_t size, int64_t e, int64_t stop, PointOf point_of) const {
-    const int64_t entries = a_.num_points * (a_.dims + 1), safe = safe_, channels = a_.channels;
-    const int32_t *const list = a_.entries, *const vertices = a_.vertices;
-    const T *const weights = a_.weights, *const values = a_.values + channel_, *const tail = tail_.data();
-    for (; e < stop; ++e) {
-      const auto entry = static_cast<uint32_t>(list[e]);
-      if (entry >= entries) return false;
-      const auto m = static_cast<uint64_t>(vertices[entry] - first);
-      if (m >= static_cast<uint64_t>(size)) return false;
-      const int64_t i = point_of(entry);
-      R::add_scaled_to(sum + m * kWidth, weights[entry], i < safe ? values + i * channels : tail + (i - safe) * kWidth);
+  // Bounds between lattice points with about as many entries in each range, judged by some of the points.
+  std::vector<int64_t> balanced_ranges() const {
+    const int64_t rows = a_.num_vertices, colours = a_.dims + 1, entries = a_.num_points * colours;
+    const int64_t ranges = std::clamp<int64_t>(std::min<int64_t>(parallel_.threads(), entries / 8192), 1, 64);
+    std::vector<int64_t> bounds{0};
+    if (ranges > 1) {
+      constexpr int64_t bins = 1024;
+      std::vector<int64_t> count(bins, 0);
+      const int64_t step = std::max<int64_t>(1, entries / 65536) | 1;
+      int64_t total = 0, before = 0;
+      for (int64_t e = 0; e < entries; e += step, ++total) {
+        const int64_t m = a_.vertices[e];
+        if (0 <= m && m < rows) ++count[m * bins / rows];
+      }
+      for (int64_t b = 0; b < bins; ++b) {
+        before += count[b];
+        const int64_t bound = (b + 1) * rows / bins;
+        if (before * ranges >= total * static_cast<int64_t>(bounds.size()) && bound > bounds.back() && bound < rows &&
+            static_cast<int64_t>(bounds.size()) < ranges)
+          bounds.push_back(bound);
+      }
     }
-    return true;
+    bounds.push_back(rows);
+    return bounds;
+  }
+
+  bool add_points(T* sum, int64_t i, int64_t end) const {
+    const int64_t colours = a_.dims + 1;
+    const auto rows = static_cast<uint32_t>(a_.num_vertices);
+    const int32_t* vertices = a_.vertices + i * colours;
+    const T* weights = a_.weights + i * colours;
+    bool good = true;
+    for (; i < end; ++i, vertices += colours, weights += colours) {
+      R row;
+      row.load(value(i));
+      for (int64_t k = 0; k < colours; ++k) {
+        const auto m = static_cast<uint32_t>(vertices[k]);
+        if (m < rows)
+          row.add_scaled_to(sum + m * int64_t{kWidth}, weights[k]);
+        else
+          good = false;
+      }
+    }
+    return good;
+  }
+
+  // Only for the lattice points first .. first + size - 1; the sums start at the first of them.
+  bool add_points_of(T* sum, int64_t first, int64_t size, int64_t i, int64_t end) const {
+    constexpr int64_t step = 64;
+    const int64_t colours = a_.dims + 1;
+    const auto rows = static_cast<uint32_t>(a_.num_vertices), low = static_cast<uint32_t>(first);
+    bool good = true;
+    for (; i < end; i += step) {
+      const int64_t count = std::min(step, end - i) * colours;
+      const int32_t* const vertices = a_.vertices + i * colours;
+      const T* const weights = a_.weights + i * colours;
+      // What belongs to the range, first listed without a branch.
+      uint16_t hits[step * 9 + 1];
+      int64_t n = 0;
+      bool inside = true;
+      for (int64_t e = 0; e < count; ++e) {
+        const auto m = static_cast<uint32_t>(vertices[e]);
+        hits[n] = static_cast<uint16_t>(e);
+        n += m - low < static_cast<uint32_t>(size);
+        inside &= m < rows;
+      }
+      good &= inside;
+      const auto inverse = static_cast<uint32_t>(65536 / colours + 1);  // e / colours, exact for so few
+      for (int64_t h = 0; h < n; ++h) {
+        const uint32_t e = hits[h];
+        R row;
+        row.load(value(i + (e * inverse >> 16)));
+        row.add_scaled_to(sum + (static_cast<uint32_t>(vertices[e]) - low) * int64_t{kWidth}, weights[e]);
+      }
+    }
+    return good;
+  }
+
+  const T* value(int64_t i) const {
+    return i < safe_ ? a_.values + i * a_.channels + channel_ : tail_.data() + (i - safe_) * kWidth;
   }
 
   void blur(int axis) {

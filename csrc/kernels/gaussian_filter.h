@@ -10,21 +10,18 @@ namespace pcseg {
 
 // values and out (num_points, channels); the others as permutohedral_lattice.h fills them, dims + 1 lattice directions.
 // out = slice(blur_D(.. blur_0(splat(values)))), and with `transpose` the directions in reverse order: that is the
-// transpose of the operator, exactly. Sums go in the order of the entries, so threads change no bit.
+// transpose of the operator, exactly. Sums go in the order of the points, so threads change no bit.
 // Memory: two rows of `channels`, at most 128 at a time, for each lattice point.
-// Returns false where vertices, entries, offsets or neighbors lie outside their ranges (the output is then undefined).
+// Returns false where vertices or neighbors lie outside their ranges (the output is then undefined).
 template <class T>
 struct GaussianFilter {
   const T* values;
   const int32_t* vertices;
   const T* weights;
-  const int64_t* entry_offsets;
-  const int32_t* entries;
   const int32_t* neighbors;
   T* out;
   int64_t num_points;
   int64_t num_vertices;
-  int64_t num_groups;
   int64_t channels;
   int dims;
   bool transpose;

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "aligned_array.h"
-#include "counting_sort.h"
 #include "lattice_simplex.h"
 #include "vector.h"
 
@@ -148,11 +147,7 @@ class Builder {
     parallel_.tasks(parts_, [&](int64_t part, int) { number_part(part); });
     if (parts_ > 1) join();
     const int64_t count = parts_ > 1 ? static_cast<int64_t>(joined_.size()) : tables_[0].count();
-    const int shift = lattice_group_shift(count);
-    const int64_t groups = (count + (int64_t{1} << shift) - 1) >> shift;
-    const LatticeLinks links = a_.allocate(a_.context, count, groups);
-    list_entries(links, groups, shift);
-    link_neighbors(links.neighbors, count);
+    link_neighbors(a_.allocate(a_.context, count), count);
     return count;
   }
 
@@ -294,18 +289,6 @@ class Builder {
     });
   }
 
-  void list_entries(const LatticeLinks& links, int64_t groups, int shift) {
-    Buffer<int64_t> offsets;
-    sort_by_support(
-        a_.num_points * (D + 1), groups, offsets, parallel_,
-        [&](int64_t begin, int64_t end, auto&& f) {
-          for (int64_t e = begin; e < end; ++e) f(a_.vertices[e] >> shift, e);
-        },
-        [](int64_t) {},
-        [&](int64_t position, int64_t entry) { links.entries[position] = static_cast<int32_t>(entry); });
-    std::copy_n(offsets.data(), groups + 1, links.entry_offsets);
-  }
-
   void link_neighbors(int32_t* neighbors, int64_t count) {
     const std::vector<Key>& keys = parts_ > 1 ? joined_ : keys_[0];
     const auto none = static_cast<int32_t>(count);
@@ -355,9 +338,7 @@ int64_t build(const PermutohedralLattice<T>& a, const LatticePlan& plan, const P
 template <class T>
 int64_t run(const PermutohedralLattice<T>& a, const Parallel& parallel) {
   if (a.num_points == 0) {
-    const LatticeLinks links = a.allocate(a.context, 0, 0);
-    links.entry_offsets[0] = 0;
-    std::fill_n(links.neighbors, 2 * (a.dims + 1), 0);
+    std::fill_n(a.allocate(a.context, 0), 2 * (a.dims + 1), 0);
     return 0;
   }
   Bounds bounds;

@@ -14,8 +14,8 @@ class PermutohedralLattice:
     """The lattice that ``gaussian_filter`` works on, for several calls on the same positions.
 
     It depends on the positions only: which lattice points enclose each row, with what weights, and which of them are
-    neighbours. Only lattice points that enclose a row exist, at most ``N * (D + 1)``; a lattice holds about
-    ``20 * N * (D + 1)`` bytes at most and much less where rows share lattice points.
+    neighbours. Only lattice points that enclose a row exist, at most ``N * (D + 1)``. It takes
+    ``8 * N * (D + 1)`` bytes for the rows and ``8 * (D + 1)`` for each lattice point, in float32.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class PermutohedralLattice:
     @property
     def num_vertices(self) -> int:
         """Number of lattice points."""
-        return self.tensors[4].shape[1] - 1
+        return self.tensors[2].shape[1] - 1
 
     def filter(
         self,
@@ -48,15 +48,16 @@ def gaussian_filter(
     """Sum the values of each cloud with Gaussian weights: about ``sum_j exp(-|x_i - x_j|^2 / 2) values_j``.
 
     The sum runs over all rows j of the cloud of row i, row i itself included, and is not normalised: divide by the
-    filter of ones for a mean. To leave the pair (i, i) out, subtract the row's own value.
+    filter of ones for a mean. To leave the pair (i, i) out, subtract the row's own value (its weight here is only
+    about 1, see below).
 
-    How near it comes: relative error of the filter of ones (mean, worst), measured. Rows spread evenly, at least 60
-    within reach: D = 2: 2 %, 11 %; 3: 3 %, 17 %; 4: 4 %, 21 %; 5: 6 %, 33 %; 6: 15 %, 69 %. A scan from the air by 1 m:
-    7 %, 44 %. A 640 x 480 image as (x / 80, y / 80, rgb / 13): 19 %, 30 %. Weighted means (the filter of values over that
-    of ones) are much nearer: their error is 0.1 to 1 % of the values' standard deviation. Where rows lie thin, the sum is
-    too small: only lattice points that enclose a row exist, and weight that would pass through others is lost. A row
-    without neighbours counts itself 0.76, 0.71, 0.67, 0.65, 0.63, 0.61, 0.60 times for D = 2 to 8 on average, not once
-    (0.44 to 1.9, by its place in the lattice).
+    How near it comes, measured: relative error of the filter of ones (mean, worst). Rows spread evenly, at least 60
+    within reach: D = 2: 2 %, 11 %; 3: 3 %, 17 %; 4: 4 %, 21 %; 5: 6 %, 33 %; 6: 15 %, 69 %. A scan from the air by
+    1 m: 7 %, 44 %. A 640 x 480 image as (x / 80, y / 80, rgb / 13): 19 %, 30 %. Weighted means (the filter of values
+    over that of ones) are much nearer: their error is 0.1 to 2 % of the values' standard deviation.
+    Where rows lie thin, the sum is too small: only lattice points that enclose a row exist, and weight that would
+    pass through others is lost. A row without neighbours counts itself 0.76, 0.71, 0.67, 0.65, 0.63, 0.61, 0.60 times
+    for D = 2 to 8 on average, not once (0.44 to 1.9, by its place in the lattice).
 
     Args:
         positions: finite and within +-1e7.
@@ -110,13 +111,10 @@ def _filter(op: str, values: Tensor, lattice: tuple[Tensor, ...]) -> Tensor:
 @torch.library.register_fake("pcseg::permutohedral_lattice")
 def _(positions: Tensor, offsets: Tensor) -> tuple[Tensor, ...]:
     points, colours = positions.shape[0], positions.shape[1] + 1
-    # M + 1 and G + 1: a size of data has to stand alone in a shape
-    rows, groups = (torch.library.get_ctx().new_dynamic_size(min=1) for _ in range(2))
+    rows = torch.library.get_ctx().new_dynamic_size(min=1)  # M + 1: a size of data has to stand alone in a shape
     return (
         positions.new_empty(points, colours, dtype=torch.int32),
         positions.new_empty(points, colours),
-        positions.new_empty(groups, dtype=torch.int64),
-        positions.new_empty(points * colours, dtype=torch.int32),
         positions.new_empty(colours, rows, 2, dtype=torch.int32),
     )
 
@@ -127,12 +125,12 @@ def _(values: Tensor, *_lattice_and_transpose) -> Tensor:
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[1:6])
-    ctx.transpose = inputs[6]
+    ctx.save_for_backward(*inputs[1:4])
+    ctx.transpose = inputs[4]
 
 
 def _backward(ctx, grad: Tensor):
-    return torch.ops.pcseg.gaussian_filter(grad, *ctx.saved_tensors, not ctx.transpose), *[None] * 6
+    return torch.ops.pcseg.gaussian_filter(grad, *ctx.saved_tensors, not ctx.transpose), *[None] * 4
 
 
 torch.library.register_autograd("pcseg::gaussian_filter", _backward, setup_context=_setup_context)
