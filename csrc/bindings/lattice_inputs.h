@@ -8,8 +8,22 @@
 #include "torch_common.h"
 
 namespace pcseg::bindings {
+namespace {
 
 using LatticeTensors = std::tuple<Tensor, Tensor, Tensor>;
+
+// Made when the kernel knows how many lattice points there are.
+struct LatticeNeighbors {
+  const Tensor& like;
+  int64_t colours;
+  Tensor tensor;
+
+  static int32_t* allocate(void* context, int64_t num_vertices) {
+    auto& self = *static_cast<LatticeNeighbors*>(context);
+    self.tensor = empty_like_device(self.like, {self.colours, num_vertices + 1, 2}, ScalarType::Int);
+    return mutable_data<int32_t>(self.tensor);
+  }
+};
 
 inline void expect_lattice_positions(const Tensor& positions, const char* op) {
   expect(positions.dim() == 2 && positions.size(1) >= 2 && positions.size(1) <= 8, op, "positions must be (N, 2 to 8)");
@@ -66,4 +80,5 @@ struct FilterInputs {
   }
 };
 
+}  // namespace
 }  // namespace pcseg::bindings

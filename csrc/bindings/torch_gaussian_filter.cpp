@@ -1,5 +1,3 @@
-#include <string>
-
 #include "../kernels/gaussian_filter.h"
 #include "../kernels/permutohedral_lattice.h"
 #include "lattice_inputs.h"
@@ -7,25 +5,13 @@
 namespace pcseg::bindings {
 namespace {
 
-struct Neighbors {
-  const Tensor& like;
-  int64_t colours;
-  Tensor tensor;
-};
-
-int32_t* allocate(void* context, int64_t count) {
-  auto& neighbors = *static_cast<Neighbors*>(context);
-  neighbors.tensor = empty_like_device(neighbors.like, {neighbors.colours, count + 1, 2}, ScalarType::Int);
-  return mutable_data<int32_t>(neighbors.tensor);
-}
-
 template <class T>
 LatticeTensors build(const Tensor& positions, const Tensor& offsets) {
   constexpr auto op = "permutohedral_lattice";
   const int64_t points = positions.size(0), colours = positions.size(1) + 1;
   Tensor vertices = empty_like_device(positions, {points, colours}, ScalarType::Int);
   Tensor weights = empty_like_device(positions, {points, colours}, positions.scalar_type());
-  Neighbors neighbors{positions, colours, vertices};
+  LatticeNeighbors neighbors{positions, colours, vertices};
   const int64_t count = run_permutohedral_lattice<T>({.positions = data<T>(positions),
                                                       .offsets = data<int64_t>(offsets),
                                                       .vertices = mutable_data<int32_t>(vertices),
@@ -33,7 +19,7 @@ LatticeTensors build(const Tensor& positions, const Tensor& offsets) {
                                                       .num_points = points,
                                                       .num_clouds = offsets.size(0) - 1,
                                                       .dims = static_cast<int>(colours - 1),
-                                                      .allocate = &allocate,
+                                                      .allocate = &LatticeNeighbors::allocate,
                                                       .context = &neighbors},
                                                      torch_threads());
   expect_lattice_fits(count, op);

@@ -85,7 +85,7 @@ class Channels {
   // Each worker owns a range of lattice points and goes through all points in order, so it reads values in order, and no
   // sum depends on the ranges. Every so many points the sums go to the totals: the rounding of long sums stays small.
   void splat() {
-    const int64_t rows = a_.num_vertices, most = std::max<int64_t>(4096, 8 * rows / (a_.dims + 1));
+    const int64_t rows = a_.num_vertices, most = splat_points(rows, a_.dims);
     const std::vector<int64_t> bounds = balanced_ranges();
     parallel_.tasks(static_cast<int64_t>(bounds.size()) - 1, [&, this](int64_t range, int) {
       const int64_t first = bounds[range], size = bounds[range + 1] - first;

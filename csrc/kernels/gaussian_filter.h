@@ -27,6 +27,12 @@ struct GaussianFilter {
   bool transpose;
 };
 
+// Sums of the splat are formed over so many points at a time: the rounding of long sums stays small.
+inline int64_t splat_points(int64_t num_vertices, int dims) {
+  const int64_t points = 8 * num_vertices / (dims + 1);
+  return points < 4096 ? 4096 : points;
+}
+
 PCSEG_KERNEL(bool gaussian_filter(const GaussianFilter<float>& a, const Parallel& parallel))
 PCSEG_KERNEL(bool gaussian_filter(const GaussianFilter<double>& a, const Parallel& parallel))
 

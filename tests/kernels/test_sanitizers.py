@@ -18,6 +18,7 @@ SOURCES = {
         "grid_subsample", "voxel_features", "segment_reduce", "gather_neighbors", "local_geometry",
         "height_above_minimum",
     ),
+    "gaussian_filter": ("permutohedral_lattice", "gaussian_filter"),
     "neighbor_search": ("neighbor_search", "point_index", "point_order"),
 }  # fmt: skip
 COMPILER = os.environ.get("CXX", "g++")
