@@ -263,14 +263,16 @@ bool run(const GaussianFilter<T>& a, const Parallel& parallel) {
     };
     const auto wide = std::integral_constant<int, kVectorBytes>{};
     const auto one = std::integral_constant<int, 1>{};
+    const auto three = std::integral_constant<int, 3>{};
     constexpr int size = sizeof(T);
     // Few channels: the vectors of narrower instruction sets.
     constexpr int quarter = std::max(kVectorBytes / 4, 16), half = std::max(kVectorBytes / 2, 16);
     if (left * size <= quarter) pass(std::integral_constant<int, quarter>{}, one);
     else if (left * size <= half) pass(std::integral_constant<int, half>{}, one);
     else if (left <= lanes) pass(wide, one);
+    else if (half < kVectorBytes && 2 * left <= 3 * lanes) pass(std::integral_constant<int, half>{}, three);
     else if (left <= 2 * lanes) pass(wide, std::integral_constant<int, 2>{});
-    else if (left <= 3 * lanes) pass(wide, std::integral_constant<int, 3>{});
+    else if (left <= 3 * lanes) pass(wide, three);
     else if (left <= 4 * lanes) pass(wide, std::integral_constant<int, 4>{});
     else if (left <= 6 * lanes) pass(wide, std::integral_constant<int, 6>{});
     else pass(wide, std::integral_constant<int, 8>{});

@@ -29,7 +29,7 @@ struct GaussianFilter {
 
 // Sums of the splat are formed over so many points at a time: the rounding of long sums stays small.
 inline int64_t splat_points(int64_t num_vertices, int dims) {
-  const int64_t points = 8 * num_vertices / (dims + 1);
+  const int64_t points = 64 * num_vertices / (dims + 1);
   return points < 4096 ? 4096 : points;
 }
 
