@@ -34,7 +34,7 @@ class KeyTable {
     const int64_t old_size = size_;
     int bits = 64 - shift_;
     while ((int64_t{1} << bits) < 2 * (count_ + more)) ++bits;
-    resize(bits + 1);
+    resize(bits < 18 ? bits + 1 : bits);  // sparser where it stays in cache
     for (int64_t s = 0; s < old_size; ++s)
       if (old[s].number >= 0) slots_[place(old[s].key, old[s].key.hash())] = old[s];
   }

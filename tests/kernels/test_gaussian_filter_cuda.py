@@ -12,7 +12,8 @@ cpu = torch.ops.pcseg
 
 def check(cuda_ops, values: Tensor, positions: Tensor, offsets: Tensor | None = None) -> None:
     offsets = torch.tensor([0, len(positions)]) if offsets is None else offsets
-    lattice, expected = cuda_ops.permutohedral_lattice(positions, offsets), cpu.permutohedral_lattice(positions, offsets)
+    lattice = cuda_ops.permutohedral_lattice(positions, offsets)
+    expected = cpu.permutohedral_lattice(positions, offsets)
     assert all(torch.equal(a, b) for a, b in zip(lattice, expected, strict=True))
     for transpose in (False, True):
         found = cuda_ops.gaussian_filter(values, *lattice, transpose)
