@@ -2,6 +2,7 @@
 
 from pcseg.ops.farthest_point_sample import farthest_point_sample
 from pcseg.ops.gather_neighbors import gather_neighbors
+from pcseg.ops.gaussian_filter import PermutohedralLattice, gaussian_filter
 from pcseg.ops.grid_subsample import VoxelGrid, grid_subsample
 from pcseg.ops.image_grid_edges import GridEdges, image_grid_edges
 from pcseg.ops.kpconv import kpconv, kpconv_fitting_distance
@@ -24,6 +25,7 @@ __all__ = [
     "GridEdges",
     "LocalGeometry",
     "PointIndex",
+    "PermutohedralLattice",
     "VoxelFeatures",
     "VoxelGrid",
     "attention_aggregate",
@@ -31,6 +33,7 @@ __all__ = [
     "attention_statistics",
     "farthest_point_sample",
     "gather_neighbors",
+    "gaussian_filter",
     "grid_subsample",
     "height_above_minimum",
     "image_grid_edges",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Literal
 
 import torch
@@ -361,3 +362,52 @@ def farthest_point_sample(
             sq_dist[row] = -1  # and so it stays
             row = int((sq_dist == sq_dist.max()).nonzero()[0])
     return torch.tensor(chosen, dtype=torch.int64, device=coords.device)
+
+
+def gaussian_filter(
+    values: Tensor,  # (N, C)
+    positions: Tensor,  # (N, D)
+    *,
+    offsets: Tensor | None = None,  # (B + 1,) int64
+) -> Tensor:  # (N, C)
+    """``pcseg.ops.gaussian_filter``."""
+    dims, device = positions.shape[1], positions.device
+    lengths = torch.tensor([positions.shape[0]], device=device) if offsets is None else offsets.diff()
+    cloud = torch.arange(lengths.shape[0], device=device).repeat_interleave(lengths)
+    # Onto the plane sum(u) = 0, where the lattice's cells have edge 1 and the filter has unit variance.
+    total, elevated = torch.zeros_like(positions[:, 0], dtype=torch.float64), []
+    for j in range(dims, 0, -1):
+        part = positions[:, j - 1].double() * math.sqrt(2 / 3 / (j * (j + 1)))
+        elevated.insert(0, total - part * j)
+        total = total + part
+    elevated = torch.stack([total, *elevated], 1)  # (N, D + 1)
+    cell = elevated.round()
+    off, axis = elevated - cell, torch.arange(dims + 1, device=device)
+    further = (off.unsqueeze(1) > off.unsqueeze(2)) | ((off.unsqueeze(1) == off.unsqueeze(2)) & (axis < axis[:, None]))
+    rank = further.sum(2) + cell.sum(1, keepdim=True)
+    step = (rank < 0).double() - (rank > dims).double()
+    cell, off, rank = cell + step, off - step, (rank + step * (dims + 1)).long()
+    off = torch.zeros_like(off).scatter(1, rank, off)  # descending
+    weights = torch.cat([1 + off[:, -1:] - off[:, :1], (off[:, :-1] - off[:, 1:]).flip(1)], 1)
+    scale = (4 * math.pi / 3) ** (dims / 2) * math.sqrt(dims + 1) / 2 ** (dims + 1)
+    weights = (weights * math.sqrt(scale)).to(values.dtype).unsqueeze(2)  # (N, D + 1, 1)
+
+    colour = axis.view(1, -1, 1)  # of each vertex of a simplex
+    vertices = (dims + 1) * (cell.long().unsqueeze(1) - (rank.unsqueeze(1) > dims - colour).long()) + colour
+    keys = torch.cat([cloud.view(-1, 1, 1).expand(-1, dims + 1, 1), vertices], 2).flatten(0, 1)
+    keys, vertex = torch.unique(keys, dim=0, return_inverse=True)
+    count = keys.shape[0]
+    grid = values.new_zeros(count + 1, values.shape[1])  # the last row stands for lattice points that do not exist
+    grid = grid.index_add(0, vertex, (weights * values.unsqueeze(1)).flatten(0, 1))
+    for j in range(dims + 1):
+        move = keys.new_ones(1, dims + 2)
+        move[0, 0], move[0, j + 1] = 0, -dims
+        _, where = torch.unique(torch.cat([keys, keys + move]), dim=0, return_inverse=True)
+        row = torch.full((2 * count + 1,), count, device=device)
+        row[where[:count]] = torch.arange(count, device=device)
+        following = torch.cat([row[where[count:]], row[-1:]])
+        previous = torch.full_like(following, count)
+        previous[following] = torch.arange(count + 1, device=device)
+        previous[count] = count
+        grid = grid + 0.5 * (grid[following] + grid[previous])
+    return (grid[vertex].unflatten(0, weights.shape[:2]) * weights).sum(1)

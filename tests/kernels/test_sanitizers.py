@@ -19,6 +19,7 @@ SOURCES = {
         "height_above_minimum",
     ),
     "vector_attention": ("attention_relation", "attention_statistics", "attention_aggregate"),
+    "gaussian_filter": ("permutohedral_lattice", "gaussian_filter"),
     "neighbor_search": ("neighbor_search", "point_index", "point_order"),
     "potts_energy": ("potts_energy",),
     "farthest_point_sample": ("farthest_point_sample", "point_order"),

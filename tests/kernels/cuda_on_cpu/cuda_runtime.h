@@ -116,6 +116,12 @@ T atomicAdd(T* to, T value) {
   return before;
 }
 template <class T>
+T atomicCAS(T* to, T expected, T value) {
+  const T before = *to;
+  if (before == expected) *to = value;
+  return before;
+}
+template <class T>
 T atomicMin(T* to, T value) {
   const T before = *to;
   if (value < before) *to = value;
