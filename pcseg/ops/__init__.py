@@ -24,8 +24,8 @@ from pcseg.ops.voxel_features import VoxelFeatures, voxel_features
 __all__ = [
     "GridEdges",
     "LocalGeometry",
-    "PointIndex",
     "PermutohedralLattice",
+    "PointIndex",
     "VoxelFeatures",
     "VoxelGrid",
     "attention_aggregate",
