@@ -82,9 +82,36 @@ class Channels {
   }
 
  private:
-  // Each worker owns a range of lattice points and goes through all points in order, so it reads values in order, and no
-  // sum depends on the ranges. Every so many points the sums go to the totals: the rounding of long sums stays small.
+  // Every so many points the sums go to the totals, in order: the rounding of long sums stays small. No sum depends on
+  // who forms it.
   void splat() {
+    const int64_t runs = (a_.num_points - 1) / splat_points(a_.num_vertices, a_.dims) + 1;
+    if (parallel_.threads() > 1 && runs >= parallel_.threads())
+      splat_runs(runs);
+    else
+      splat_ranges();
+    std::fill_n(from_ + a_.num_vertices * kWidth, kWidth, T(0));
+    std::fill_n(to_ + a_.num_vertices * kWidth, kWidth, T(0));
+  }
+
+  // Many points to a lattice point: each run has sums of its own. They are few beside the values.
+  void splat_runs(int64_t runs) {
+    const int64_t rows = a_.num_vertices, most = splat_points(rows, a_.dims);
+    AlignedArray<T> later((runs - 1) * rows * kWidth);
+    parallel_.tasks(runs, [&, this](int64_t run, int) {
+      T* const sum = run == 0 ? from_ : later.data() + (run - 1) * rows * kWidth;
+      std::fill_n(sum, rows * kWidth, T(0));
+      if (!add_points(sum, run * most, std::min(a_.num_points, (run + 1) * most))) bad_ = true;
+    });
+    parallel_.ranges(rows, 1 + 8192 / kWidth, [&, this](int64_t begin, int64_t end) {
+      for (int64_t run = 1; run < runs; ++run)
+        for (int64_t m = begin; m < end; ++m)
+          R::add_to(from_ + m * kWidth, later.data() + ((run - 1) * rows + m) * kWidth);
+    });
+  }
+
+  // Each worker owns a range of lattice points and goes through all points in order, so it reads values in order.
+  void splat_ranges() {
     const int64_t rows = a_.num_vertices, most = splat_points(rows, a_.dims);
     const std::vector<int64_t> bounds = balanced_ranges();
     parallel_.tasks(static_cast<int64_t>(bounds.size()) - 1, [&, this](int64_t range, int) {
@@ -101,8 +128,6 @@ class Channels {
       }
       if (!good) bad_ = true;
     });
-    std::fill_n(from_ + rows * kWidth, kWidth, T(0));
-    std::fill_n(to_ + rows * kWidth, kWidth, T(0));
   }
 
   // Bounds between lattice points with about as many entries in each range, judged by some of the points.

@@ -11,7 +11,8 @@ namespace pcseg {
 // values and out (num_points, channels); the others as permutohedral_lattice.h fills them, dims + 1 lattice directions.
 // out = slice(blur_D(.. blur_0(splat(values)))), and with `transpose` the directions in reverse order: that is the
 // transpose of the operator, exactly. Sums go in the order of the points, so threads change no bit.
-// Memory: two rows of `channels`, at most 128 at a time, for each lattice point.
+// Memory: two rows of `channels`, at most 128 at a time, for each lattice point, and at most as much as num_points
+// (dims + 1) / 32 such rows.
 // Returns false where vertices or neighbors lie outside their ranges (the output is then undefined).
 template <class T>
 struct GaussianFilter {
@@ -29,7 +30,7 @@ struct GaussianFilter {
 
 // Sums of the splat are formed over so many points at a time: the rounding of long sums stays small.
 inline int64_t splat_points(int64_t num_vertices, int dims) {
-  const int64_t points = 64 * num_vertices / (dims + 1);
+  const int64_t points = 32 * num_vertices / (dims + 1);
   return points < 4096 ? 4096 : points;
 }
 

@@ -223,8 +223,9 @@ def test_far_point_changes_nothing_elsewhere():
     assert ratio.std() < 1e-12 and 0.3 < ratio.mean() < 1
 
 
-def test_threads_do_not_change_bits():
-    values, positions = make(n=30_000, d=5, c=21, spread=1.5)
+@pytest.mark.parametrize("spread", [0.2, 1.5])  # many rows to a lattice point, and few
+def test_threads_do_not_change_bits(spread):
+    values, positions = make(n=30_000, d=5, c=21, spread=spread)
     found, threads = [], torch.get_num_threads()
     for count in (1, 2, 3, 5):
         torch.set_num_threads(count)
