@@ -62,7 +62,8 @@ def image_grid_edges(
     if sigma == "adaptive":
         pairs = max(1, sum(contrast.numel() for contrast in contrasts))
         # Without any contrast every weight is 1 over the distance.
-        variance = (sum(contrast.sum() for contrast in contrasts) / pairs).clamp(min=torch.finfo(image.dtype).tiny)
+        variance = torch.stack([contrast.sum() for contrast in contrasts]).sum() / pairs
+        variance = variance.clamp(min=torch.finfo(image.dtype).tiny)
     else:
         variance = sigma**2
     index = torch.arange(height * width, device=image.device).view(height, width)
