@@ -19,7 +19,7 @@ from benchmarks.case import Case
 from benchmarks.clouds import Clouds
 
 MODULES = sorted(path.stem for path in (Path(__file__).parent / "cases").glob("[a-z]*.py"))
-LONG_S = 2.0  # a peer that takes longer is timed three times only
+FIRST_TURNS, FAR_BEHIND = 3, 2.0  # after so many turns only peers within this factor of the fastest go on
 libc = ctypes.CDLL(ctypes.util.find_library("c"))
 
 
@@ -80,8 +80,9 @@ def measure(case: Case, repeats: int, peers: bool) -> dict:
             del contenders[name]
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(repeats):
+        fastest = min((min(times[name]) for name in times if turn and name != "pcseg"), default=0.0)
         for name, call in contenders.items():
-            if turn < 3 or name == "pcseg" or times[name][0] < LONG_S:
+            if turn < FIRST_TURNS or name == "pcseg" or min(times[name]) < FAR_BEHIND * fastest:
                 times[name].append(seconds(call))
     return {name: summary(times[name]) | {"peak_mib": round(peak[name] / 2**20, 1)} for name in contenders}
 
