@@ -18,6 +18,7 @@ void run(const Arguments& a) {
   voxel_features_cuda(VoxelFeatures<C, F>{.coords = data<C>(a.coords),
                                           .feats = a.feats ? data<F>(*a.feats) : nullptr,
                                           .labels = a.labels ? data<int64_t>(*a.labels) : nullptr,
+                                          .voxel_of_point = nullptr,
                                           .order = data<int64_t>(a.order),
                                           .point_offsets = data<int64_t>(a.point_offsets),
                                           .out_coords = mutable_data<C>(a.out_coords),

@@ -83,8 +83,8 @@ inline uint32_t record_label(int64_t label) {
   return static_cast<uint32_t>(std::min<uint64_t>(static_cast<uint64_t>(label) + 2, large_label));
 }
 
-// Which of the values[0 .. count) lie in [begin, end): writes their places, in order, and returns how many. Up to 8 places
-// more are written.
+// Which of the values[0 .. count) lie in [begin, end): writes their places, in order, and returns how many. Up to 8 more
+// places are written.
 inline int64_t places_in_range(const int64_t* values, int64_t count, int64_t begin, int64_t end, int32_t* places) {
   int64_t kept = 0, i = 0;
   const uint64_t range = static_cast<uint64_t>(end - begin);
@@ -171,7 +171,7 @@ struct Part {
       if constexpr (Labels) {
         lowest = std::min(lowest, labels[row]);
         const uint32_t now = record_label(labels[row]), before = to.label;
-        const uint32_t label = before | (now & -static_cast<uint32_t>(before == 0));  // no branch: every few points differ
+        const uint32_t label = before | (now & -static_cast<uint32_t>(before == 0));  // no branch
         to.label = label;
         if (now != label) [[unlikely]] {
           if (to.second_votes == 0) to.second = now;

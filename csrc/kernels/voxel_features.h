@@ -9,8 +9,8 @@
 namespace pcseg {
 
 // Point i is in voxel voxel_of_point[i]; the points of voxel v are order[point_offsets[v] .. point_offsets[v + 1]], in
-// ascending order (grid_subsample). A kernel reads the one or the other; what it reads out of range is found, see the
-// result.
+// ascending order (grid_subsample). The CPU reads voxel_of_point, and order where the labels of a voxel are many; CUDA
+// reads order only. What is read and out of range is found, see the result. The CPU needs 64 bytes and more a voxel.
 // out_coords (num_voxels, dims), 1 <= dims <= 8: sums in double in the order of the points, divided by their number, so
 // that float32 coordinates far from the origin lose nothing; 0 without points.
 // out_feats (num_voxels, channels): sums in F in the order of the points, divided by their number; 0 without points.
