@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "attention_pairs.h"
-#include "vector_exp.h"
+#include "vector_math.h"
 
 namespace pcseg::PCSEG_ISA {
 namespace {

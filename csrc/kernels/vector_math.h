@@ -75,6 +75,15 @@ template <class T>
   return (Vector<T>)((Integers)sum + ((Integers)shifted << F::kMantissa));
 }
 
+// exp(x) for x <= 0: 0 where the result is below the smallest normal number, and for minus infinity; NaN for NaN.
+template <class T>
+[[gnu::always_inline]] inline Vector<T> exp_of_nonpositive(Vector<T> x) {
+  constexpr T kLowest = sizeof(T) == 4 ? T(-87.33654) : T(-708.3964185322641);
+  const auto vanishes = x < kLowest;
+  const Vector<T> result = exp<T>(vanishes ? broadcast<T>(kLowest) : x);
+  return vanishes ? Vector<T>{} : x != x ? x : result;
+}
+
 // Within 2 units in the last place for normal x > 0; NaN stays NaN. Other x give an arbitrary number.
 template <class T>
 [[gnu::always_inline]] inline Vector<T> log(Vector<T> x) {
