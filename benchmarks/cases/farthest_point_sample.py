@@ -33,18 +33,18 @@ def cases(clouds: Clouds) -> Iterator[Case]:
 def some(coords: Tensor, count: int = POINTS) -> Tensor:
     """Random rows in ascending order, all where there are fewer."""
     order = torch.randperm(coords.shape[0], generator=torch.Generator().manual_seed(0))
-    return coords[order[:count].sort()[0]].contiguous()
+    return coords[order[:count].sort()[0].to(coords.device)].contiguous()
 
 
 def case(name: str, coords: Tensor, samples: int) -> Case:
-    points = coords.numpy()
+    points = coords.cpu().numpy()
     return Case(
         op="farthest_point_sample",
         variant=f"{samples} samples",
         input=name,
         rows=coords.shape[0],
         ours=lambda: farthest_point_sample(coords, samples),
-        peers=peers(points, samples),
+        peers={} if coords.is_cuda else peers(points, samples),
         bytes_moved=points.nbytes + 8 * samples,
         check=lambda: check(coords, samples),
     )
@@ -68,8 +68,8 @@ def check(coords: Tensor, samples: int) -> None:
     fpsample = optional("fpsample")
     if not fpsample:
         return
-    theirs = torch.from_numpy(fpsample.bucket_fps_kdline_sampling(coords.numpy(), samples, h=7).astype(np.int64))
-    ours = farthest_point_sample(coords, samples, start=int(theirs[0]))
+    theirs = torch.from_numpy(fpsample.bucket_fps_kdline_sampling(coords.cpu().numpy(), samples, h=7).astype(np.int64))
+    ours = farthest_point_sample(coords, samples, start=int(theirs[0])).cpu()
     differ = (ours != theirs).nonzero()
     same = int(differ[0]) if len(differ) else samples
     assert same >= min(samples, 100), f"rows differ from fpsample's from place {same} on"

@@ -20,7 +20,7 @@ FEW = 10_000
 def cases(clouds: Clouds) -> Iterator[Case]:
     image = clouds.image()
     generator = torch.Generator().manual_seed(0)
-    unary = torch.rand(image.shape[0] * image.shape[1], CHANNELS, generator=generator)
+    unary = torch.rand(image.shape[0] * image.shape[1], CHANNELS, generator=generator).to(clouds.device)
     for place, color in BANDWIDTHS:
         positions = positions_of(image, place, color)
         yield from steps(image, unary, positions, place, color)
@@ -32,7 +32,8 @@ def cases(clouds: Clouds) -> Iterator[Case]:
 
 def positions_of(image: Tensor, place: float, color: float) -> Tensor:  # (N, 5)
     height, width = image.shape[:2]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    rows, columns = torch.arange(height, device=image.device), torch.arange(width, device=image.device)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.cat([torch.stack([x, y], 2) / place, image / color], 2).reshape(-1, 5)
 
 
@@ -70,7 +71,7 @@ Callables = dict[str, Callable[[], object]]
 def peers(image: Tensor, unary: Tensor, place: float, color: float) -> tuple[Callables, Callables]:
     """With a lattice made each time, and with one made before. It has one thread; its sums are unnormalised too."""
     densecrf = optional("pydensecrf.densecrf")
-    if not densecrf:
+    if not densecrf or image.is_cuda:
         return {}, {}
     height, width = image.shape[:2]
     energy, pixels = np.ascontiguousarray(unary.numpy().T), image.numpy()
@@ -126,8 +127,8 @@ def exact(values: Tensor, positions: Tensor, query: Tensor) -> Tensor:
 
 def check(values: Tensor, positions: Tensor) -> None:
     """Weighted means against the exact ones, at some pixels."""
-    some = torch.randperm(len(values), generator=torch.Generator().manual_seed(1))[:500]
-    values = torch.cat([torch.ones(len(values), 1), values], 1)
+    some = torch.randperm(len(values), generator=torch.Generator().manual_seed(1))[:500].to(values.device)
+    values = torch.cat([torch.ones_like(values[:, :1]), values], 1)
     found, wanted = gaussian_filter(values, positions)[some], exact(values, positions, positions[some])
     count = found[:, 0] / wanted[:, 0]
     assert count.min() > 0.6 and count.max() < 1.1, "sums"

@@ -27,7 +27,7 @@ def cases(clouds: Clouds) -> Iterator[Case]:
             ours=lambda coords=coords, lists=lists: local_geometry(coords, lists),
             peers={
                 "torch eigh": lambda coords=coords, lists=lists: torch_eigh(coords, lists),
-                "NumPy eigh": lambda coords=coords, lists=lists: numpy_eigh(coords.numpy(), lists.numpy()),
+                "NumPy eigh": lambda coords=coords, lists=lists: numpy_eigh(coords.cpu().numpy(), lists.cpu().numpy()),
             },
             bytes_moved=coords.nbytes + lists.nbytes + len(coords) * 14 * coords.element_size(),
             check=lambda coords=coords, lists=lists: check(coords, lists),
@@ -69,7 +69,7 @@ def numpy_eigh(coords: np.ndarray, lists: np.ndarray) -> tuple[np.ndarray, np.nd
 def open3d_peers(coords: Tensor) -> dict[str, Callable[[], object]]:
     """Covariances and normals: Open3D has no features, and no eigenvalues, of neighbourhoods."""
     open3d = optional("open3d")
-    if not open3d:
+    if not open3d or coords.is_cuda:
         return {}
     legacy = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(coords.double().numpy()))
     search = open3d.geometry.KDTreeSearchParamKNN(NEIGHBORS)
