@@ -14,6 +14,7 @@ from benchmarks.clouds import Clouds
 from pcseg import ops
 
 pykdtree, pynanoflann, scipy_spatial = map(optional, ("pykdtree.kdtree", "pynanoflann", "scipy.spatial"))
+MANY = 400_000  # rows above which peers that are ten times behind everywhere else sit out
 neighbors, open3d, torch_cluster = map(optional, ("sklearn.neighbors", "open3d", "torch_cluster"))
 
 
@@ -36,7 +37,7 @@ def brute_force(query: Tensor, support: Tensor, k: int) -> Tensor:
 
 def knn_peers(query: Tensor, support: Tensor, k: int) -> dict[str, Callable[[], object]]:
     peers: dict[str, Callable[[], object]] = {}
-    if torch_cluster:
+    if torch_cluster and len(query) < MANY:
         peers["torch-cluster"] = lambda: torch_cluster.knn(support, query, k)
     if query.is_cuda:
         few = len(query) * len(support) < 2e11  # beyond, all pairs take minutes
@@ -55,7 +56,7 @@ def knn_peers(query: Tensor, support: Tensor, k: int) -> dict[str, Callable[[], 
         peers["pynanoflann"] = nanoflann
     if scipy_spatial:
         peers["scipy"] = lambda: scipy_spatial.cKDTree(s).query(q, k=k, workers=threads)
-    if neighbors:
+    if neighbors and len(query) < MANY:
         peers["scikit-learn"] = lambda: neighbors.KDTree(s).query(q, k=k)
     if open3d:
         x, y = open3d.core.Tensor.from_numpy(q), open3d.core.Tensor.from_numpy(s)
