@@ -68,7 +68,7 @@ def run(args: Args, threads: int) -> list[dict]:
         options |= {"peers": args.peers, "threads": threads, "out": result.name, "budget_s": args.budget_s}
         command = [sys.executable, "-m", "benchmarks.timing", json.dumps(options)]
         subprocess.run(command, env=environment, check=True, preexec_fn=lambda: os.sched_setaffinity(0, cores))
-        return json.loads(Path(result.name).read_text())
+        return json.loads(Path(result.name).read_text() or "[]")
 
 
 def main(args: Args) -> None:

@@ -119,7 +119,7 @@ def main(options: dict) -> None:
     bandwidth, flops = copy_bandwidth(device), peak_flops(device)
     rows, begin = [], time.monotonic()
     for case in cases(Clouds(device), options["only"], options["input"]):
-        if time.monotonic() - begin > options["budget_s"]:
+        if rows and time.monotonic() - begin > options["budget_s"]:
             print(f"out of time: {case.op} {case.variant} {case.input} and what follows are left out", flush=True)
             break
         timed = measure(case, options["repeats"], options["peers"])
