@@ -124,9 +124,8 @@ def differences(card: CheckpointCard, config: TrainConfig, *, sections: Sequence
 
     Neighbour caps that the config leaves open do not count.
     """
-    theirs, ours = card.config.model_dump(mode="json"), config.model_dump(mode="json")
-    if config.model.max_neighbors is None:
-        theirs["model"]["max_neighbors"] = None
+    there = card.config if config.max_neighbors is not None else card.config.with_caps(None)
+    theirs, ours = there.model_dump(mode="json"), config.model_dump(mode="json")
     keep = ("class_names", "features")
     theirs["data"], ours["data"] = ({key: d["data"][key] for key in keep} for d in (theirs, ours))
     return [line for section in sections for line in compare(theirs[section], ours[section], section)]

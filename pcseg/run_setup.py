@@ -20,7 +20,7 @@ from pcseg.checkpoint import (
     initialise_from,
     load_checkpoint,
 )
-from pcseg.config import LossConfig, TrainConfig
+from pcseg.config import KPConvConfig, LossConfig, TrainConfig
 from pcseg.config_file import write_config
 from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.scene_part import ScenePart, training_parts, validation_parts
@@ -67,7 +67,7 @@ def set_up(
     crops = CropDataset(voxels, contract, config.data.crop, config.data.augment, seed=config.seed)
     card = former.card if former is not None else _card(config, crops, contract)
     if former is not None:  # what may change is as it is asked for now
-        card = card.model_copy(update={"config": _with_caps(config, card)})
+        card = card.model_copy(update={"config": config.with_caps(card.config.max_neighbors)})
     config = card.config
     model = build_model(config.model, card.in_channels, len(config.data.class_names))
     method = Supervised(model, config.loss, _class_weights(config.loss, parts, len(config.data.class_names)))
@@ -120,9 +120,8 @@ def _former(folder: Path, config: TrainConfig) -> Checkpoint | None:
     if former.card.finished:
         print(f"{folder}: holds a finished run; it is trained anew", file=sys.stderr)
         return None
-    there, here = former.card.config.model_dump(mode="json"), config.model_dump(mode="json")
-    if config.model.max_neighbors is None:
-        there["model"]["max_neighbors"] = None
+    theirs = former.card.config if config.max_neighbors is not None else former.card.config.with_caps(None)
+    there, here = theirs.model_dump(mode="json"), config.model_dump(mode="json")
     for name in FREE_TO_CHANGE:
         there[name] = here[name]
     changed = compare(there, here)
@@ -144,7 +143,7 @@ def _card(config: TrainConfig, crops: CropDataset, contract: FeatureContract) ->
     model = config.model
     # Far beyond the items of any run, so that they are like them and yet others.
     samples = [crops[2**40 + number] for number in range(CALIBRATION_CROPS)]
-    if model.max_neighbors is None:
+    if isinstance(model, KPConvConfig) and model.max_neighbors is None:
         caps = calibrate_max_neighbors(
             samples,
             voxel_size=model.voxel_size,
@@ -152,7 +151,7 @@ def _card(config: TrainConfig, crops: CropDataset, contract: FeatureContract) ->
             radius=model.radii,
             percentile=config.neighbor_percentile,
         )
-        config = config.model_copy(update={"model": model.model_copy(update={"max_neighbors": caps})})
+        config = config.with_caps(caps)
     return CheckpointCard(
         config=config,
         feature_contract=contract.model_dump(mode="json"),
@@ -168,11 +167,6 @@ def _extent(crop: PointBatch) -> float:
         return 0.0
     spread = crop.coords[:, :2].amax(0) - crop.coords[:, :2].amin(0)
     return float(spread.prod().clamp(min=0) ** 0.5)
-
-
-def _with_caps(config: TrainConfig, card: CheckpointCard) -> TrainConfig:
-    caps = card.config.model.max_neighbors
-    return config.model_copy(update={"model": config.model.model_copy(update={"max_neighbors": caps})})
 
 
 def _class_weights(loss: LossConfig, parts: list[ScenePart], num_classes: int) -> torch.Tensor | None:
@@ -194,8 +188,7 @@ def _start_from(model: nn.Module, start: Checkpoint, config: TrainConfig) -> Non
     Raises:
         InputError: a network of another shape.
     """
-    open_caps = config.model_copy(update={"model": config.model.model_copy(update={"max_neighbors": None})})
-    other = differences(start.card, open_caps, sections=("model",))  # caps follow the clouds, not the weights
+    other = differences(start.card, config.with_caps(None), sections=("model",))
     if other:
         raise InputError(f"{start.path}: is of another model: {'; '.join(other)}")
     same = start.card.config.data.class_names == config.data.class_names

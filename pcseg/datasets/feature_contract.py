@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pcseg.datasets.columns import columns_of
-from pcseg.datasets.scene_folder import Scene
+from pcseg.datasets.row_source import RowSource
 from pcseg.errors import InputError
 
 ONES = "ones"
@@ -61,7 +61,7 @@ class FeatureContract(BaseModel):
         return self
 
     @classmethod
-    def fit(cls, names: Sequence[str], scenes: Sequence[Scene]) -> FeatureContract:
+    def fit(cls, names: Sequence[str], scenes: Sequence[RowSource]) -> FeatureContract:
         """Measure the scale of features on training scenes, on at most a million evenly spaced points.
 
         Args:
@@ -114,7 +114,7 @@ class FeatureContract(BaseModel):
             start += len(feature.channels)
         return result
 
-    def check(self, scene: Scene) -> None:
+    def check(self, scene: RowSource) -> None:
         """Refuse a scene that lacks a column, by the column's name.
 
         Raises:
@@ -125,7 +125,7 @@ class FeatureContract(BaseModel):
 
     def feats(
         self,
-        scene: Scene,
+        scene: RowSource,
         rows: np.ndarray | slice | None = None,
     ) -> np.ndarray:  # (n, C) float32
         """Features of a scene, scaled for the network; only ``rows`` of it are read.
@@ -193,7 +193,7 @@ def _values(name: str, column: Callable[[str], np.ndarray], num_rows: int, trans
     return values
 
 
-def _measure(name: str, scenes: Sequence[Scene]) -> Feature:
+def _measure(name: str, scenes: Sequence[RowSource]) -> Feature:
     if name == ONES:
         return Feature(
             name=ONES, transform="none", channels=(Channel(name=ONES, low=1.0, high=1.0, mean=0.0, std=1.0),)

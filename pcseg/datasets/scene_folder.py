@@ -103,6 +103,10 @@ class Scene:
         return self.info.num_points
 
     @property
+    def grid_shape(self) -> None:
+        return None
+
+    @property
     def origin(self) -> np.ndarray:  # (3,) float64
         return np.asarray(self.info.origin, np.float64)
 

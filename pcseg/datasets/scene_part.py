@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pcseg.config import DataConfig, StripConfig
 from pcseg.datasets.feature_contract import FeatureContract
-from pcseg.datasets.scene_folder import Scene, find_scenes
+from pcseg.datasets.row_source import RowSource
+from pcseg.datasets.scene_folder import find_scenes
 from pcseg.errors import InputError
 
 
@@ -16,7 +18,7 @@ from pcseg.errors import InputError
 class ScenePart:
     """Rows of a scene."""
 
-    scene: Scene
+    scene: RowSource
     chosen: np.ndarray | None = None  # (n,) int64; None: the whole scene
     suffix: str = ""  # of the name
 
@@ -29,7 +31,7 @@ class ScenePart:
         return self.scene.num_points if self.chosen is None else len(self.chosen)
 
     @property
-    def coords(self) -> np.ndarray:  # (n, 3) float32
+    def coords(self) -> np.ndarray:  # (n, D) float32
         return self.scene.coords if self.chosen is None else self.scene.coords[self.chosen]
 
     @property
@@ -45,7 +47,7 @@ class ScenePart:
         return contract.feats(self.scene, rows if self.chosen is None else self.chosen[rows])
 
 
-def hold_out_strip(scene: Scene, strip: StripConfig) -> tuple[ScenePart, ScenePart]:
+def hold_out_strip(scene: RowSource, strip: StripConfig) -> tuple[ScenePart, ScenePart]:
     """The part of a scene to train on, and the strip to score; between them lies a margin that is in neither.
 
     Raises:
@@ -60,13 +62,30 @@ def hold_out_strip(scene: Scene, strip: StripConfig) -> tuple[ScenePart, ScenePa
     return ScenePart(scene, train, ".rest"), ScenePart(scene, held, ".strip")
 
 
+def open_sources(data: DataConfig, patterns: Sequence[str]) -> Sequence[RowSource]:
+    """Scenes, images or volumes under the root whose names match, in the order of the patterns; each once.
+
+    Raises:
+        InputError: no such folder, or a pattern that matches nothing.
+    """
+    if data.kind == "images":
+        from pcseg.datasets.image_folder import find_images
+
+        return find_images(data.root, patterns, data.class_names, data.label_map)
+    if data.kind == "volumes":
+        from pcseg.datasets.volume_folder import find_volumes
+
+        return find_volumes(data.root, patterns, data.class_names, data.label_map)
+    return find_scenes(data.root, patterns)
+
+
 def training_parts(data: DataConfig) -> list[ScenePart]:
     """What a run is trained on.
 
     Raises:
         InputError: a scene that is not there.
     """
-    scenes = find_scenes(data.root, data.train_scenes)
+    scenes = open_sources(data, data.train_scenes)
     return [hold_out_strip(s, data.strip)[0] if data.strip.fraction else ScenePart(s) for s in scenes]
 
 
@@ -77,5 +96,5 @@ def validation_parts(data: DataConfig) -> list[ScenePart]:
         InputError: a scene that is not there.
     """
     if data.strip.fraction:
-        return [hold_out_strip(scene, data.strip)[1] for scene in find_scenes(data.root, data.train_scenes)]
-    return [ScenePart(scene) for scene in find_scenes(data.root, data.val_scenes)] if data.val_scenes else []
+        return [hold_out_strip(scene, data.strip)[1] for scene in open_sources(data, data.train_scenes)]
+    return [ScenePart(scene) for scene in open_sources(data, data.val_scenes)] if data.val_scenes else []

@@ -12,7 +12,7 @@ from torch import Tensor
 from pcseg import ops
 from pcseg.batch import IGNORE
 from pcseg.datasets.feature_contract import FeatureContract
-from pcseg.datasets.scene_folder import Scene
+from pcseg.datasets.row_source import RowSource
 from pcseg.errors import InputError
 
 _CELLS_ACROSS = 4  # cells of the index across a typical crop
@@ -23,7 +23,7 @@ class VoxelScene:
     """The voxels of a scene, in lexicographic order of their cells."""
 
     name: str
-    coords: Tensor  # (V, 3) float32, barycentres
+    coords: Tensor  # (V, D) float32, barycentres
     feats: Tensor  # (V, C) float32
     labels: Tensor | None  # (V,) int64, majority of the visible labels, or IGNORE
     point_counts: Tensor  # (V,) int64, points of each voxel
@@ -31,7 +31,7 @@ class VoxelScene:
     @classmethod
     def build(
         cls,
-        scene: Scene,
+        scene: RowSource,
         contract: FeatureContract,
         voxel_size: float,
         *,
@@ -66,7 +66,7 @@ class VoxelScene:
         return self.coords.shape[0]
 
 
-def check_trainable(scenes: Sequence[Scene], class_names: Sequence[str]) -> None:
+def check_trainable(scenes: Sequence[RowSource], class_names: Sequence[str]) -> None:
     """Refuse scenes that cannot teach these classes.
 
     Raises:

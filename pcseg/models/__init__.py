@@ -1,17 +1,21 @@
-"""Networks: coordinates and features in, logits out."""
+"""Networks: coordinates and features in, logits out.
+
+Every network has ``levels(batch)``, what it needs beside the batch and can be made without gradients;
+``forward(batch, levels) -> SegOutput``; and ``forward_with_penalties``, the same with the loss terms of its own, by name.
+"""
 
 from __future__ import annotations
 
 from torch import nn
 
-from pcseg.config import KPConvConfig
+from pcseg.config import KPConvConfig, ModelConfig
 from pcseg.models.heads import SegOutput
 from pcseg.models.kpconv import KPConvNet
 
 __all__ = ["KPConvNet", "SegOutput", "build_model"]
 
 
-def build_model(config: KPConvConfig, in_channels: int, num_classes: int) -> nn.Module:
+def build_model(config: ModelConfig, in_channels: int, num_classes: int) -> nn.Module:
     """The network that ``config`` describes, for C = ``in_channels`` features and K = ``num_classes`` classes.
 
     Raises:

@@ -1,0 +1,113 @@
+"""What a run is trained and scored on: data, crops, augmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pcseg.batch import IGNORE
+from pcseg.config.base import Config
+
+
+class CropConfig(Config):
+    """What part of a scene an item of training is. Lengths in the unit of the coordinates: metres, pixels."""
+
+    kind: Literal["crop"] = "crop"
+    shape: Literal["column", "sphere"] = "column"
+    """Nearest in the plane (whole columns, for aerial scans), or nearest in space. Of networks that read points."""
+    window: int = Field(default=256, ge=1)
+    """Edge of the square of pixels that an image network reads."""
+    max_voxels: int = Field(default=12_000, ge=1)
+    """The nearest voxels around the centre, at most so many."""
+    radius: float | None = Field(default=None, gt=0)
+    """No further from the centre than this; None: as far as ``max_voxels`` reach."""
+    balanced: float = Field(default=1.0, ge=0, le=1)
+    """Share of items centred on a voxel of a class drawn uniformly; the rest are centred on any voxel."""
+
+
+class AugmentConfig(Config):
+    """Random changes of an item, made after subsampling. The defaults change nothing."""
+
+    kind: Literal["augment"] = "augment"
+    rotate: bool = False
+    """By any angle about the vertical axis."""
+    flip: float = Field(default=0.0, ge=0, le=1)
+    """Probability of mirroring the first axis."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the factor, drawn for each axis."""
+    jitter: float = Field(default=0.0, ge=0)
+    """Standard deviation of the noise on coordinates, metres."""
+    feature_dropout: float = Field(default=0.0, ge=0, le=1)
+    """Probability with which each feature of an item is set to 0, its mean."""
+    feature_jitter: float = Field(default=0.0, ge=0)
+    """Standard deviation of a shift of each feature of an item, in units of the feature's own deviation."""
+    color: float = Field(default=0.0, ge=0, le=1)
+    """Probability with which the four changes of colour below are made."""
+    brightness: float = Field(default=0.0, ge=0, lt=1)
+    """Largest relative change, up or down; so are contrast and saturation."""
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    saturation: float = Field(default=0.0, ge=0, lt=1)
+    hue: float = Field(default=0.0, ge=0, le=0.5)
+    """Largest turn of the hue, as a share of the circle."""
+    gray: float = Field(default=0.0, ge=0, le=1)
+    """Probability with which colour is taken away."""
+    blur: float = Field(default=0.0, ge=0, le=1)
+    """Probability with which an image is blurred, by 0.1 to 2 pixels; clouds are left as they are."""
+
+
+class StripConfig(Config):
+    """A strip of each training scene held out as validation part: settings are tuned there, not on the real one.
+
+    ``--data.strip.fraction 0.22`` makes a tuning run of any config; ``val_scenes`` are then not looked at.
+    """
+
+    kind: Literal["strip"] = "strip"
+    axis: Literal["x", "y"] = "x"
+    fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the scene's points, those with the largest coordinate; 0: no strip."""
+    margin: float = Field(default=2.0, ge=0)
+    """Width beside the strip that is neither trained on nor scored, metres."""
+
+
+class DataConfig(Config):
+    """Scenes, images or volumes under one root, and what is read of them. "Scene" below means any of them."""
+
+    kind: Literal["scenes", "images", "volumes"] = "scenes"
+    """Scene folders (``data_prep/format.md``); pictures with masks; NIfTI volumes with label volumes."""
+    root: Path
+    train_scenes: tuple[str, ...] = Field(min_length=1)
+    """Names under ``root``, of files without their ending; ``*`` and ``?`` stand for any characters."""
+    val_scenes: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = Field(min_length=2)
+    label_map: dict[int, int]
+    """From the codes of the source to indices of ``class_names``, or -1: ignored."""
+    features: tuple[str, ...] = ()
+    """Names of columns, in the order in which the network reads them."""
+    crop: CropConfig = CropConfig()
+    augment: AugmentConfig = AugmentConfig()
+    strip: StripConfig = StripConfig()
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> DataConfig:
+        for name in ("class_names", "features", "train_scenes", "val_scenes"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names something twice: {', '.join(values)}")
+        allowed = range(IGNORE, len(self.class_names))
+        wrong = {code: index for code, index in self.label_map.items() if index not in allowed}
+        if wrong:
+            raise ValueError(f"label_map leads to indices in [0, {len(self.class_names)}) or {IGNORE}, got {wrong}")
+        missing = [name for index, name in enumerate(self.class_names) if index not in self.label_map.values()]
+        if missing:
+            raise ValueError(f"label_map leads nowhere to {', '.join(missing)}")
+        return self
+
+    @property
+    def class_codes(self) -> tuple[int, ...]:
+        """Code of each class in the source: the lowest one that leads to it."""
+        return tuple(
+            min(code for code, index in self.label_map.items() if index == wanted)
+            for wanted in range(len(self.class_names))
+        )

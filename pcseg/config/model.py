@@ -1,0 +1,187 @@
+"""Networks: one class each, told apart by ``kind``."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from pcseg.config.base import Config
+
+
+class KPConvConfig(Config):
+    """The KPConv encoder-decoder (Thomas et al. 2019). Lengths are in voxels of the level they apply to.
+
+    Sources of the defaults: paper section 4 and supplementary material for ``sigma`` 1.0, ``radius`` 2.5 (= 2.5 sigma),
+    15 kernel points, two blocks a level, batch norm momentum 0.02 (the weight of the new value). The authors' PyTorch
+    code uses sigma 1.2 and ``deform_radius`` 6.0 (the paper 5.0).
+    """
+
+    on_grid: ClassVar[bool] = False
+    kind: Literal["kpconv"] = "kpconv"
+    dim: Literal[2, 3] = 3
+    voxel_size: float = Field(gt=0)
+    """Edge of a voxel of level 0, in the unit of the coordinates; it doubles from level to level."""
+    num_levels: int = Field(default=5, ge=1)
+    width: int = Field(default=64, ge=8, multiple_of=8)
+    """Channels of level 0; they double from level to level."""
+    blocks_per_level: int = Field(default=2, ge=2)
+    """Convolutions on each level: the stem or the strided block, then bottleneck blocks."""
+    kernel_points: int = Field(default=15, ge=1)
+    kernel_layout: Literal["centre", "vertical"] = "centre"
+    radius: float = Field(default=2.5, gt=0)
+    deform_radius: float = Field(default=6.0, gt=0)
+    sigma: float = Field(default=1.0, gt=0)
+    """Distance at which the influence of a kernel point ends."""
+    max_neighbors: tuple[int, ...] | None = None
+    """Length of the neighbour lists of each level; None: complete lists, however long. Training fills it in."""
+    deformable_levels: tuple[int, ...] = ()
+    modulated: bool = False
+    """Deformable kernels also weigh each kernel point by 2 sigmoid(...) in (0, 2)."""
+    norm: Literal["batch", "group"] = "batch"
+    norm_momentum: float = Field(default=0.02, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> KPConvConfig:
+        if self.max_neighbors is not None:
+            if len(self.max_neighbors) != self.num_levels:
+                raise ValueError(f"max_neighbors needs {self.num_levels} values, one a level, got {self.max_neighbors}")
+            if min(self.max_neighbors) < 1:
+                raise ValueError(f"max_neighbors must be at least 1, got {self.max_neighbors}")
+        if any(not 0 <= level < self.num_levels for level in self.deformable_levels):
+            raise ValueError(f"deformable_levels must lie in [0, {self.num_levels}), got {self.deformable_levels}")
+        return self
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """Neighbourhood radius of each level, in that level's voxels: deformable kernels need room to spread."""
+        return tuple(
+            self.deform_radius if level in self.deformable_levels else self.radius for level in range(self.num_levels)
+        )
+
+
+class PointTransformerConfig(Config):
+    """Point Transformer (Zhao et al. 2021). ``voxel_size`` is in the unit of the coordinates.
+
+    The defaults are the widths and depths of the authors' segmentation network (their code; the paper's figure 3 has
+    the same widths).
+    """
+
+    on_grid: ClassVar[bool] = False
+    kind: Literal["point_transformer"] = "point_transformer"
+    dim: Literal[2, 3] = 3
+    voxel_size: float = Field(gt=0)
+    """Edge of a voxel of level 0."""
+    widths: tuple[int, ...] = Field(default=(32, 64, 128, 256, 512), min_length=1)
+    """Channels of each level."""
+    encoder_blocks: tuple[int, ...] = (1, 2, 3, 5, 2)
+    """Attention blocks of each level, the transition down not counted."""
+    decoder_blocks: tuple[int, ...] = (1, 1, 1, 1, 1)
+    """Attention blocks of each level after the transition up."""
+    neighbors: tuple[int, ...] = (8, 16, 16, 16, 16)
+    """Length of the neighbour lists of each level, for attention; and of pooling into it."""
+    share: int = Field(default=8, ge=1)
+    """Channels that share one attention weight; 1: each has its own, as in the paper."""
+    pooling: Literal["farthest", "grid"] = "farthest"
+    """How the points of a coarser level are chosen: farthest points, or the barycentres of voxels twice as large."""
+    stride: int = Field(default=4, ge=2)
+    """Points of a level for each of the next, with farthest points."""
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> PointTransformerConfig:
+        levels = len(self.widths)
+        for name in ("encoder_blocks", "decoder_blocks", "neighbors"):
+            values = getattr(self, name)
+            if len(values) != levels or min(values) < 1:
+                raise ValueError(f"{name} needs {levels} values of at least 1, one a level, got {values}")
+        if any(width % self.share for width in self.widths):
+            raise ValueError(f"widths must be multiples of share {self.share}, got {self.widths}")
+        return self
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.widths)
+
+
+class DeepLabConfig(Config):
+    """DeepLabV3+ (Chen et al. 2018) on ResNet or MobileNetV2; it reads whole windows of pixels."""
+
+    on_grid: ClassVar[bool] = True
+    kind: Literal["deeplab"] = "deeplab"
+    dim: Literal[2] = 2
+    backbone: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet101"
+    weights: str | None = None
+    """Folder or hub id of encoder weights in the format of ``transformers``; None: random ones."""
+    output_stride: Literal[8, 16] = 16
+    decoder_channels: int = Field(default=256, ge=8)
+    low_level_channels: int = Field(default=48, ge=8)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @property
+    def voxel_size(self) -> float:
+        """One pixel."""
+        return 1.0
+
+
+class ViTConfig(Config):
+    """A plain vision transformer with a linear layer on its patch tokens; it reads whole windows of pixels."""
+
+    on_grid: ClassVar[bool] = True
+    kind: Literal["vit"] = "vit"
+    dim: Literal[2] = 2
+    family: Literal["vit", "dinov2"] = "vit"
+    weights: str | None = None
+    """Folder or hub id of encoder weights in the format of ``transformers``; None: random ones of the sizes below."""
+    image_size: int = Field(default=224, ge=8)
+    """Edge for which the position table of random weights is made; other sizes interpolate it."""
+    patch_size: int = Field(default=16, ge=2)
+    hidden: int = Field(default=768, ge=8)
+    layers: int = Field(default=12, ge=1)
+    heads: int = Field(default=12, ge=1)
+    freeze: bool = False
+    """Keep the encoder as it is and train the linear layer alone."""
+
+    @property
+    def voxel_size(self) -> float:
+        """One pixel."""
+        return 1.0
+
+
+class SwinConfig(Config):
+    """Swin Transformer (Liu et al. 2021) with a decoder of linear layers; it reads whole windows of pixels."""
+
+    on_grid: ClassVar[bool] = True
+    kind: Literal["swin"] = "swin"
+    dim: Literal[2] = 2
+    weights: str | None = None
+    """Folder or hub id of encoder weights in the format of ``transformers``; None: random ones of the sizes below."""
+    embed: int = Field(default=96, ge=8)
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    window: int = Field(default=7, ge=2)
+    decoder_channels: int = Field(default=256, ge=8)
+    freeze: bool = False
+
+    @property
+    def voxel_size(self) -> float:
+        """One pixel."""
+        return 1.0
+
+
+class HeadConfig(Config):
+    """A linear layer, or a perceptron with hidden layers, on each row's own features: another network's frozen ones."""
+
+    on_grid: ClassVar[bool] = False
+    kind: Literal["head"] = "head"
+    dim: Literal[2, 3] = 3
+    voxel_size: float = Field(gt=0)
+    """Rows that share a voxel are averaged; well below their distance: each row is itself."""
+    hidden: tuple[int, ...] = ()
+    """Widths of the hidden layers; none: a linear layer."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+ModelConfig = Annotated[
+    KPConvConfig | PointTransformerConfig | DeepLabConfig | ViTConfig | SwinConfig | HeadConfig,
+    Field(discriminator="kind"),
+]
