@@ -1,7 +1,7 @@
 """Networks: coordinates and features in, logits out.
 
-Every network has ``levels(batch)``, what it needs beside the batch and can be made without gradients;
-``forward(batch, levels) -> SegOutput``; and ``forward_with_penalties``, the same with the loss terms of its own, by name.
+Every network has ``levels(batch)``: what it needs beside the batch, made without gradients;
+``forward(batch, levels) -> SegOutput``; and ``forward_with_penalties``: the same with loss terms of its own, by name.
 """
 
 from __future__ import annotations
