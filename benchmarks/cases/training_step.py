@@ -18,6 +18,7 @@ from pcseg.config import KPConvConfig, PointTransformerConfig
 from pcseg.models import build_model
 
 OPS = ("training_step",)
+Make = Callable[[], tuple[nn.Module, open3d_models.Forward]]
 
 ROWS, CLASSES, VOXEL = 20_000, 13, 0.04
 
@@ -57,7 +58,7 @@ def cases(clouds: Clouds) -> Iterator[Case]:
     labels = torch.randint(CLASSES, (len(coords),))
     there = open3d_models.models is not None
 
-    def case(variant: str, config: KPConvConfig | PointTransformerConfig, peers: dict) -> Case:
+    def case(variant: str, config: KPConvConfig | PointTransformerConfig, peers: dict[str, Make]) -> Case:
         built = {name: theirs(*make(), coords, labels) for name, make in peers.items()} if there else {}
         step = ours(config, coords, labels)
         return Case(op="training_step", variant=variant, input="room, 20,000 voxels", rows=ROWS, ours=step, peers=built)
