@@ -28,8 +28,8 @@ class WindowDataset(Dataset[PointBatch]):
 
     ``balanced`` of the windows are centred on a pixel of a class drawn evenly among those with visible labels; the
     others on any pixel. A window that would reach beyond the border is moved inwards, and where the image is smaller
-    the rest is its mirror image, with labels IGNORE. Every item is a full grid in raster order, ``coords`` (x, y) of its
-    own cells, with ``image_sizes``. ``rows`` counts through the pixels of all images, in their order
+    the rest is its mirror image, with labels IGNORE. Every item is a full grid in raster order, with ``coords`` (x, y)
+    of its own cells and ``image_sizes``. ``rows`` counts through the pixels of all images, in their order
     (``scene_starts``), and names for each cell the pixel that it stands for (:func:`pcseg.datasets.resample.look_up`).
 
     Images are read when an item needs them; kept is only how many pixels of each class they have.
