@@ -68,9 +68,9 @@ class StripConfig(Config):
     kind: Literal["strip"] = "strip"
     axis: Literal["x", "y"] = "x"
     fraction: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the scene's points, those with the largest coordinate; 0: no strip."""
+    """Share of each scene's points, those with the largest coordinate; 0: no strip."""
     margin: float = Field(default=2.0, ge=0)
-    """Width beside the strip that is neither trained on nor scored, metres."""
+    """Width beside the strip that is neither trained on nor scored, in the unit of the coordinates."""
 
 
 class DataConfig(Config):

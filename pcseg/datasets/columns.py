@@ -16,7 +16,11 @@ COMPOSITE = {
 COMPUTED = ("height_above_ground",)
 """Columns made from the coordinates."""
 
-DERIVED = {"ones": (), "return_ratio": ("return_number", "number_of_returns")}
+DERIVED = {
+    "ones": (),
+    "return_ratio": ("return_number", "number_of_returns"),
+    "imagenet_color": ("color",),
+}
 """Features that need no column of their own, and the columns they are made from."""
 
 _BOOKKEEPING = frozenset(

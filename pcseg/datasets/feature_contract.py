@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,9 @@ from pcseg.errors import InputError
 
 ONES = "ones"
 """The feature that is 1 everywhere: a network that is told nothing but positions needs one."""
+IMAGENET_COLOR = "imagenet_color"
+"""The column ``color`` on the scale that encoders pretrained on ImageNet read, whatever the training scenes hold."""
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # red, green, blue, from 0 to 1
 _SAMPLE = 1_000_000  # values from which the scale of a feature is measured
 _TAIL = 0.001  # share at either end that is clipped: stray echoes must not set the scale
 _PARTS = {"color": ("red", "green", "blue"), "normals": ("x", "y", "z")}
@@ -45,7 +49,8 @@ class Feature(BaseModel):
 class FeatureContract(BaseModel):
     """The features of a network. Fitted on the training scenes, stored in the checkpoint, applied to every scene alike.
 
-    Every channel but ``ones`` has mean 0 and deviation 1 on the training scenes, so that 0 stands for "unknown".
+    Every channel but ``ones`` has mean 0 and deviation 1 on the training scenes (``imagenet_color``: on ImageNet), so
+    that 0 stands for "unknown".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -172,7 +177,7 @@ class FeatureContract(BaseModel):
 def _transform(name: str, dtype: np.dtype) -> Literal["none", "log1p", "unit"]:
     if name == "intensity":
         return "log1p"
-    if name == "color" and dtype.kind in "iu":
+    if name in ("color", IMAGENET_COLOR) and dtype.kind in "iu":
         return "unit"
     return "none"
 
@@ -184,7 +189,7 @@ def _values(name: str, column: Callable[[str], np.ndarray], num_rows: int, trans
     if name == "return_ratio":
         returns = np.maximum(np.asarray(column("number_of_returns"), np.float32), 1)
         return (np.asarray(column("return_number"), np.float32) / returns)[:, None]
-    raw = np.asarray(column(name))
+    raw = np.asarray(column(*columns_of([name])))
     values = raw.astype(np.float32).reshape(num_rows, int(np.prod(raw.shape[1:], dtype=np.int64)))
     if transform == "log1p":
         return np.log1p(np.maximum(values, 0))
@@ -198,6 +203,8 @@ def _measure(name: str, scenes: Sequence[RowSource]) -> Feature:
         return Feature(
             name=ONES, transform="none", channels=(Channel(name=ONES, low=1.0, high=1.0, mean=0.0, std=1.0),)
         )
+    if name == IMAGENET_COLOR:
+        return _imagenet_color(scenes)
     every = max(1, sum(scene.num_points for scene in scenes) // _SAMPLE)
     first = scenes[0].column(columns_of([name])[0])
     transform = _transform(name, first.dtype)
@@ -232,3 +239,16 @@ def _measure(name: str, scenes: Sequence[RowSource]) -> Feature:
             )
         )
     return Feature(name=name, transform=transform, channels=tuple(channels))
+
+
+def _imagenet_color(scenes: Sequence[RowSource]) -> Feature:
+    """Nothing is measured; colours in floating point must run from 0 to 1."""
+    for scene in scenes:
+        width = math.prod(scene.column("color").shape[1:])
+        if width != 3:
+            raise InputError(f"{scene.path}: column 'color' has {width} values a point, {IMAGENET_COLOR} needs 3")
+    channels = tuple(
+        Channel(name=f"{IMAGENET_COLOR}_{part}", low=0.0, high=1.0, mean=mean, std=std)
+        for part, mean, std in zip(_PARTS["color"], _IMAGENET["mean"], _IMAGENET["std"], strict=True)
+    )
+    return Feature(name=IMAGENET_COLOR, transform="unit", channels=channels)

@@ -74,7 +74,7 @@ def check_trainable(scenes: Sequence[RowSource], class_names: Sequence[str]) -> 
     """
     for scene in scenes:
         if scene.labels is None:
-            raise InputError(f"{scene.path}: has no labels to train on; prepare it again with --label-map or --config")
+            raise InputError(f"{scene.path}: has no labels to train on; {_how_to_label(scene)}")
         if tuple(class_names) != scene.class_names:
             raise InputError(
                 f"{scene.path}: was prepared with the classes {', '.join(scene.class_names) or 'none'}, "
@@ -86,6 +86,13 @@ def check_trainable(scenes: Sequence[RowSource], class_names: Sequence[str]) -> 
                 f"{scene.path}: labels.npy: class {low if low < IGNORE else high} is outside the "
                 f"{len(class_names)} classes; prepare it again"
             )
+
+
+def _how_to_label(scene: RowSource) -> str:
+    if scene.grid_shape is None:
+        return "prepare it again with --label-map or --config"
+    labels = f"masks/{scene.name}.png" if len(scene.grid_shape) == 2 else f"labels/{scene.name}.nii.gz"
+    return f"add {labels} beside its folder, or leave '{scene.name}' out of data.train_scenes and data.val_scenes"
 
 
 class NearestVoxels:
