@@ -1,4 +1,7 @@
-"""A network over a whole scene: overlapping tiles, averaged probabilities, every point, memory bounded by the tile."""
+"""A network over a whole scene: overlapping tiles, averaged probabilities, every point, memory bounded by the tile.
+
+Scans, images as clouds of pixels, and volumes alike: tiles lie in the plane of the first two axes.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ class Source(Interface):
     """What is predicted: coordinates, and features on demand."""
 
     @property
-    def coords(self) -> np.ndarray: ...  # (N, 3) float32
+    def coords(self) -> np.ndarray: ...  # (N, D) float32, D 2 or 3
 
     def feats(self, rows: np.ndarray) -> np.ndarray: ...  # (n,) int64 -> (n, C) float32, scaled for the network
 
@@ -165,7 +168,7 @@ class _Walker:
 
     def _predict(
         self,
-        coords: Tensor,  # (n, 3)
+        coords: Tensor,  # (n, D)
         feats: Tensor,  # (n, C)
         low: np.ndarray,  # (2,) of the tile proper, margins not included
         high: np.ndarray,
@@ -174,7 +177,8 @@ class _Walker:
         total: Tensor,  # (n, K + 1), added to
     ) -> None:
         """One view of one tile; a tile with too many voxels is taken in quarters, each with a margin of its own."""
-        centre = torch.tensor([*(low + high) / 2, 0.0], dtype=torch.float32)
+        centre = torch.zeros(coords.shape[1])
+        centre[:2] = torch.from_numpy((low + high) / 2)
         # Whole voxels: the grid of the first vote is the scene's own.
         centre = torch.floor(centre / self.voxel_size) * self.voxel_size
         shift = self.voxel_size * vote / self.votes
@@ -220,15 +224,16 @@ class _Walker:
         return torch.einsum("nk,nkc->nc", weight.to(probs), probs[index])
 
 
-def _turned(coords: Tensor, vote: int, votes: int) -> Tensor:  # (V, 3)
-    """The view of a vote: turned about the vertical axis, every other one mirrored."""
+def _turned(coords: Tensor, vote: int, votes: int) -> Tensor:  # (V, D)
+    """The view of a vote: turned in the plane, every other one mirrored."""
     if vote == 0:
         return coords
     angle = 2.0 * math.pi * vote / votes
     cos, sin = math.cos(angle), math.sin(angle)
-    x, y, z = coords.unbind(1)
-    turned = torch.stack([cos * x - sin * y, sin * x + cos * y, z], 1)
-    return turned * turned.new_tensor([-1.0, 1.0, 1.0]) if vote % 2 else turned
+    x, y = coords[:, 0], coords[:, 1]
+    mirror = -1.0 if vote % 2 else 1.0
+    plane = torch.stack([mirror * (cos * x - sin * y), sin * x + cos * y], 1)
+    return torch.cat([plane, coords[:, 2:]], 1)
 
 
 def _ramp(plane: Tensor, low: np.ndarray, high: np.ndarray, margin: float) -> Tensor:  # (n, 2) -> (n,)
