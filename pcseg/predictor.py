@@ -14,7 +14,7 @@ from pcseg.checkpoint import CheckpointCard, load_checkpoint, load_weights
 from pcseg.datasets.feature_contract import ONES, FeatureContract
 from pcseg.datasets.scene_part import ScenePart
 from pcseg.errors import InputError
-from pcseg.inference import Protocol, TileSettings, predict_source
+from pcseg.inference import Answer, Protocol, TileSettings, predict_source, probabilities
 from pcseg.models import build_model
 from pcseg.window_inference import predict_windows
 
@@ -164,54 +164,61 @@ class Predictor:
         return probs.to(image.device) if isinstance(image, Tensor) else probs.numpy()
 
     def predict_part(
-        self, part: ScenePart, protocol: Protocol, *, projection: int = 1
+        self, part: ScenePart, protocol: Protocol, *, projection: int = 1, answer: Answer | None = None
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Pieces of a scene, an image or a volume as they are done: (rows (n,) int64, probs (n, K) float32).
+        """Pieces of a scene, an image or a volume as they are done: (rows (n,) int64, values (n, K) float32).
+
+        Args:
+            answer: what of the network's output the values are; None: class probabilities.
 
         Raises:
             InputError: data of another number of dimensions than the network's.
         """
         shape = part.scene.grid_shape
-        dim = 3 if shape is None else len(shape)
+        dim = part.scene.coords.shape[1] if shape is None else len(shape)
         if dim != self.dim:
             raise InputError(f"{part.scene.path}: {_MISFIT[self.dim]}")
         if self.on_grid:
             assert shape is not None
-            yield from self._predict_pixels(part, (shape[0], shape[1]), protocol)
+            yield from self._predict_pixels(part, (shape[0], shape[1]), protocol, answer)
         else:
             source = PartSource(part, self.contract, part.coords)
-            yield from self.predict_source(source, protocol, projection=projection)
+            yield from self.predict_source(source, protocol, projection=projection, answer=answer)
 
     def predict_source(
-        self, source: PartSource | ArraySource, protocol: Protocol, *, projection: int = 1
+        self, source: PartSource | ArraySource, protocol: Protocol, *, projection: int = 1, answer: Answer | None = None
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         return predict_source(
             self.model,
             source,
             voxel_size=self.card.config.model.voxel_size,
-            num_classes=len(self.class_names),
+            answer=answer or probabilities(len(self.class_names)),
             tiles=TileSettings(size=self.card.tile_size, projection=projection),
             protocol=protocol,
             device=self.device,
         )
 
     def _predict_pixels(
-        self, part: ScenePart, shape: tuple[int, int], protocol: Protocol
+        self, part: ScenePart, shape: tuple[int, int], protocol: Protocol, answer: Answer | None
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """The whole image is seen, also where only some of its rows are asked for."""
-        pieces = self._predict_grid(lambda rows: self.contract.feats(part.scene, rows), shape, protocol)
+        pieces = self._predict_grid(lambda rows: self.contract.feats(part.scene, rows), shape, protocol, answer)
         if part.chosen is None:
             yield from pieces
             return
         place = np.full(part.scene.num_points, -1, np.int64)
         place[part.chosen] = np.arange(len(part.chosen))
-        for rows, probs in pieces:
+        for rows, values in pieces:
             wanted = np.flatnonzero(place[rows] >= 0)
             if len(wanted):
-                yield place[rows[wanted]], probs[torch.from_numpy(wanted)]
+                yield place[rows[wanted]], values[torch.from_numpy(wanted)]
 
     def _predict_grid(
-        self, feats: Callable[[np.ndarray], np.ndarray], shape: tuple[int, int], protocol: Protocol
+        self,
+        feats: Callable[[np.ndarray], np.ndarray],
+        shape: tuple[int, int],
+        protocol: Protocol,
+        answer: Answer | None = None,
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         size = round(self.card.tile_size)
         return predict_windows(
@@ -220,7 +227,7 @@ class Predictor:
             shape,
             size=size,
             overlap=TileSettings(size=size).overlap,
-            num_classes=len(self.class_names),
+            answer=answer or probabilities(len(self.class_names)),
             protocol=protocol,
             device=self.device,
         )

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pcseg.batch import PointBatch, offsets_of
 from pcseg.errors import InputError
-from pcseg.inference import Protocol
+from pcseg.images import image_batch
+from pcseg.inference import Answer, Protocol
 
 MAX_VOTES = 8
 """Views of a grid that need no resampling: quarter turns, each also mirrored."""
@@ -25,11 +25,11 @@ def predict_windows(
     *,
     size: int,
     overlap: float,
-    num_classes: int,
+    answer: Answer,
     protocol: Protocol,
     device: torch.device,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Probabilities of every pixel, band by band: (rows (n,) int64, probs (n, K) float32 on the CPU).
+    """The answer for every pixel, band by band: (rows (n,) int64, values (n, K) float32 on the CPU), K = answer.width.
 
     Bands are disjoint and go down the image; held is what a row of windows covers. An image smaller than a window is
     seen as it is. Votes are mirrored and turned views, at most eight.
@@ -52,19 +52,19 @@ def predict_windows(
     was_training = model.training
     model.eval()
     try:
-        held, first = torch.zeros(0, width, num_classes + 1), 0  # sums of the rows from ``first`` on
+        held, first = torch.zeros(0, width, answer.width + 1), 0  # sums of the rows from ``first`` on
         for number, (top, down) in enumerate(zip(tops, rims[0], strict=True)):
             missing = top + len(down) - first - len(held)
-            held = torch.cat([held, torch.zeros(missing, width, num_classes + 1)])
+            held = torch.cat([held, torch.zeros(missing, width, answer.width + 1)])
             for left, across in zip(lefts, rims[1], strict=True):
                 rows = np.arange(top, top + len(down))[:, None] * width + np.arange(left, left + len(across))
                 window = torch.from_numpy(np.ascontiguousarray(feats(rows.reshape(-1)), np.float32))
-                probs = _average(model, window.view(*rows.shape, -1), protocol.votes, device)
+                values = _average(model, answer, window.view(*rows.shape, -1), protocol.votes, device)
                 weight = (down[:, None] * across)[:, :, None]
                 part = held[top - first : top - first + len(down), left : left + len(across)]
-                part += torch.cat([weight * probs, weight], 2)
+                part += torch.cat([weight * values, weight], 2)
             done = (tops[number + 1] if number + 1 < len(tops) else height) - first
-            sums = held[:done].reshape(-1, num_classes + 1)
+            sums = held[:done].reshape(-1, answer.width + 1)
             yield np.arange(first * width, (first + done) * width), sums[:, :-1] / sums[:, -1:]
             held, first = held[done:], first + done
     finally:
@@ -72,23 +72,17 @@ def predict_windows(
 
 
 @torch.no_grad()
-def _average(model: nn.Module, window: Tensor, votes: int, device: torch.device) -> Tensor:  # (H, W, C) -> (H, W, K)
-    """Mean probabilities of the views of a window."""
-    views = [_forward(model, _turned(window, vote), device) for vote in range(votes)]
-    return torch.stack([_turned_back(probs, vote) for vote, probs in enumerate(views)]).mean(0)
+def _average(model: nn.Module, answer: Answer, window: Tensor, votes: int, device: torch.device) -> Tensor:
+    """Mean values (H, W, K) of the views of a window (H, W, C)."""
+    views = [_forward(model, answer, _turned(window, vote), device) for vote in range(votes)]
+    return torch.stack([_turned_back(values, vote) for vote, values in enumerate(views)]).mean(0)
 
 
-def _forward(model: nn.Module, window: Tensor, device: torch.device) -> Tensor:  # (H, W, C) -> (H, W, K)
+def _forward(model: nn.Module, answer: Answer, window: Tensor, device: torch.device) -> Tensor:  # (H, W, K)
     height, width = window.shape[:2]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    batch = PointBatch(
-        coords=torch.stack([x, y], 2).view(-1, 2).float(),
-        feats=window.reshape(height * width, -1),
-        offsets=offsets_of([height * width]),
-        image_sizes=torch.tensor([[height, width]]),
-    ).to(device)
-    logits = model(batch, model.levels(batch)).logits  # pyright: ignore[reportCallIssue]
-    return torch.softmax(logits.float(), 1).cpu().view(height, width, -1)
+    batch = image_batch(window).to(device)
+    output = model(batch, model.levels(batch))  # pyright: ignore[reportCallIssue]
+    return answer.read(output).cpu().view(height, width, -1)
 
 
 def _turned(window: Tensor, vote: int) -> Tensor:  # (H, W, C)

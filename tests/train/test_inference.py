@@ -7,7 +7,7 @@ from torch import nn
 
 from pcseg import ops
 from pcseg.errors import InputError
-from pcseg.inference import Protocol, TileSettings, _turned, predict_source
+from pcseg.inference import Protocol, TileSettings, _turned, predict_source, probabilities
 from pcseg.models import SegOutput
 from pcseg.tiles import index_tiles
 
@@ -56,7 +56,7 @@ def run(source: Cloud, model: nn.Module | None = None, protocol: str = "full/vot
             model or Echo(),
             source,
             voxel_size=VOXEL,
-            num_classes=3,
+            answer=probabilities(3),
             tiles=tiles,
             protocol=Protocol.parse(protocol),
             device=torch.device("cpu"),

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from pcseg.errors import InputError
-from pcseg.inference import Protocol
+from pcseg.inference import Protocol, probabilities
 from pcseg.models import SegOutput
 from pcseg.window_inference import _starts, _turned, _turned_back, predict_windows
 
@@ -55,7 +55,7 @@ def run(model: nn.Module, feats: np.ndarray, shape: tuple[int, int], protocol="f
         model,
         of_rows,
         shape,
-        num_classes=3,
+        answer=probabilities(3),
         protocol=Protocol.parse(protocol),
         device=torch.device("cpu"),
         **settings,
