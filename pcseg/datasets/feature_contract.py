@@ -80,6 +80,24 @@ class FeatureContract(BaseModel):
         return cls(features=tuple(_measure(name, scenes) for name in names or (ONES,)))
 
     @classmethod
+    def unscaled(cls, names: Sequence[str], scene: RowSource) -> FeatureContract:
+        """Columns as they are, integer colours from 0 to 1: what a network that scales its inputs itself reads.
+
+        Raises:
+            InputError: a column that the scene does not have.
+        """
+        features = []
+        for name in names or (ONES,):
+            transform = "none"
+            if name == "color" and scene.column("color").dtype.kind in "iu":
+                transform = "unit"
+            width = _values(name, lambda column: scene.column(column)[:1], 1, transform).shape[1]
+            plain = {"low": -math.inf, "high": math.inf, "mean": 0.0, "std": 1.0}
+            channels = tuple(Channel(name=f"{name}_{index}", **plain) for index in range(width))
+            features.append(Feature(name=name, transform=transform, channels=channels))
+        return cls(features=tuple(features))
+
+    @classmethod
     def from_values(cls, values: Mapping[str, Any], *, where: str) -> FeatureContract:
         """From plain values, as :meth:`model_dump` gives them.
 
@@ -205,8 +223,9 @@ def _measure(name: str, scenes: Sequence[RowSource]) -> Feature:
         )
     if name == IMAGENET_COLOR:
         return _imagenet_color(scenes)
-    every = max(1, sum(scene.num_points for scene in scenes) // _SAMPLE)
     first = scenes[0].column(columns_of([name])[0])
+    wide = max(1, math.prod(first.shape[1:]) // 8)  # fewer rows of columns with many values
+    every = max(1, sum(scene.num_points for scene in scenes) * wide // _SAMPLE)
     transform = _transform(name, first.dtype)
     parts = []
     for scene in scenes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from pcseg.datasets.scene_folder import ColumnInfo, Scene, SceneInfo, Source, pl
 from pcseg.errors import InputError
 from pcseg.io import scan
 from pcseg.io.atomic import replacing_folder
+from pcseg.io.digest import sha256_of
 from pcseg.io.npy import NpyWriter, read_npy_chunks
 from pcseg.label_map import LabelMap
 
@@ -63,7 +63,7 @@ def prepare_scan(
     columns = choose_columns(header, features)
     label_column = _label_column(header, label_map, label_column)
     recipe = _recipe(label_map, label_column, columns, ground or GroundSettings())
-    digest = _sha256(path)
+    digest = sha256_of(path)
     found = _prepared(out_dir / name, digest, recipe)
     if found is not None:
         return found
@@ -260,14 +260,6 @@ def _prepared(folder: Path, digest: str, recipe: dict[str, Any]) -> Scene | None
     except InputError:
         return None
     return scene if same else None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -50,8 +50,8 @@ class SceneInfo(BaseModel):
     format: Literal[1] = FORMAT
     name: str
     num_points: int = Field(ge=1)
-    origin: tuple[float, float, float]
-    """Add it to the coordinates to be back in the file's frame."""
+    origin: tuple[float, float, float] | tuple[float, float]
+    """Add it to the coordinates to be back in the file's frame. As many as the coordinates have dimensions."""
     crs: str | None = None
     source: Source | None = None
     class_names: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ class Scene:
         return None
 
     @property
-    def origin(self) -> np.ndarray:  # (3,) float64
+    def origin(self) -> np.ndarray:  # (D,) float64
         return np.asarray(self.info.origin, np.float64)
 
     @property
@@ -119,8 +119,8 @@ class Scene:
         return tuple(self.info.columns)
 
     @property
-    def coords(self) -> np.ndarray:  # (N, 3) float32
-        return self._array("coords", (self.num_points, 3), "float32")
+    def coords(self) -> np.ndarray:  # (N, D) float32
+        return self._array("coords", (self.num_points, len(self.info.origin)), "float32")
 
     @property
     def labels(self) -> np.ndarray | None:  # (N,) int16, class index or IGNORE

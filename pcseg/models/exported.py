@@ -39,6 +39,15 @@ class ExportedNet(nn.Module):
         Raises:
             InputError: the module refuses the rows, or returns something else than (N, F).
         """
+        feats = self._features(batch)
+        return SegOutput(feats, feats)
+
+    @torch.no_grad()
+    def width_of(self, batch: PointBatch) -> int:
+        """F, from one call on some rows; errors as in :meth:`forward`."""
+        return self._features(batch).shape[1]
+
+    def _features(self, batch: PointBatch) -> Tensor:  # (N, F) float32
         try:
             feats = self.call(batch.coords, batch.feats, batch.offsets)
         except Exception as error:  # whatever a foreign module may raise
@@ -50,7 +59,7 @@ class ExportedNet(nn.Module):
         if not isinstance(feats, Tensor) or feats.ndim != 2 or feats.shape[0] != batch.num_rows:
             shape = tuple(feats.shape) if isinstance(feats, Tensor) else type(feats).__name__
             raise InputError(f"{self.path}: expected features ({batch.num_rows}, F), one row a point, got {shape}")
-        return SegOutput(feats.float(), feats.float())
+        return feats.float()
 
 
 def load_exported(path: Path, device: torch.device) -> ExportedNet:
