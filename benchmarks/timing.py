@@ -107,8 +107,11 @@ def peak_flops(device: str) -> float:
 
 
 def cases(clouds: Clouds, only: list[str], inputs: list[str]) -> Iterator[Case]:
-    for module in MODULES:
-        for case in import_module(f"benchmarks.cases.{module}").cases(clouds):
+    for name in MODULES:
+        module = import_module(f"benchmarks.cases.{name}")
+        if only and not set(only) & set(module.OPS):
+            continue  # its inputs need not be made
+        for case in module.cases(clouds):
             if (not only or case.op in only) and (not inputs or case.input in inputs):
                 yield case
 

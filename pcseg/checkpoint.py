@@ -34,7 +34,7 @@ class CheckpointCard(BaseModel):
     """:class:`pcseg.datasets.feature_contract.FeatureContract` as plain values."""
     in_channels: int
     tile_size: float
-    """Extent of the training crops, metres: prediction looks at tiles of this size."""
+    """Extent of the training items, in the unit of the coordinates: prediction looks at tiles of this size."""
     step: int
     scores: dict[str, float] = {}
     """Validation scores of these weights, and ``protocol`` names how they were measured."""

@@ -1,4 +1,4 @@
-"""``python -m pcseg.evaluate RUN``: scores of a network on labelled scenes, with the protocol they were measured by."""
+"""``python -m pcseg.evaluate RUN``: scores of a network on labelled data, with the protocol they were measured by."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import torch
 
 from pcseg import ops
 from pcseg.config_file import leading_path, parse_command
-from pcseg.datasets.scene_folder import find_scenes
-from pcseg.datasets.scene_part import ScenePart, validation_parts
+from pcseg.datasets.scene_part import ScenePart, open_sources, validation_parts
 from pcseg.datasets.voxel_scene import check_trainable
 from pcseg.errors import InputError, run_command
 from pcseg.inference import Protocol
@@ -24,6 +23,7 @@ from pcseg.metrics import Scores, confusion_matrix, scores
 from pcseg.predictor import DEFAULT_PROTOCOL, Predictor
 
 PROG = "python -m pcseg.evaluate RUN"
+MAX_NAMES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def evaluate_scenes(
             confusion += confusion_matrix(probs.argmax(1), truth, num_classes)
             advance(len(rows))
     if not confusion.sum():
-        raise InputError(f"{', '.join(part.name for part in parts)}: no labelled point to score")
+        raise InputError(f"{title_of(parts)}: no labelled point to score")
     return Evaluation(
         protocol=str(protocol),
         class_names=predictor.class_names,
@@ -107,6 +107,12 @@ def evaluate_scenes(
 def write_metrics(evaluation: Evaluation, path: Path) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(evaluation.as_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def title_of(parts: Sequence[ScenePart]) -> str:
+    """Their names, the first and the number of the others where there are many."""
+    names = [part.name for part in parts]
+    return ", ".join(names) if len(names) <= MAX_NAMES else f"{names[0]} and {len(names) - 1} others"
 
 
 def print_table(evaluation: Evaluation, title: str) -> None:
@@ -155,7 +161,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.data is None and not options.scenes:
         parts = validation_parts(data)
     else:
-        found = find_scenes(options.data or data.root, options.scenes or data.val_scenes or ("*",))
+        data = data.model_copy(update={"root": options.data or data.root})
+        found = open_sources(data, options.scenes or data.val_scenes or ("*",))
         parts = [ScenePart(scene) for scene in found]
     if not parts:
         raise InputError(f"{model}: its config names no val_scenes; name some with --scenes")
@@ -163,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     target = options.out or (model / "metrics.json" if model.is_dir() else None)
     if target is not None:
         write_metrics(evaluation, target)
-    print_table(evaluation, ", ".join(part.name for part in parts))
+    print_table(evaluation, title_of(parts))
     print(f"{protocol}: mIoU {evaluation.scores.miou:.4f}" + (f"; {target}" if target else ""))
 
 

@@ -1,10 +1,13 @@
-"""A network over a whole scene: overlapping tiles, averaged probabilities, every point, memory bounded by the tile."""
+"""A network over a whole scene: overlapping tiles, averaged probabilities, every point, memory bounded by the tile.
+
+Scans, images as clouds of pixels, and volumes alike: tiles lie in the plane of the first two axes.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from pcseg import ops
 from pcseg.batch import PointBatch, offsets_of
 from pcseg.errors import InputError
+from pcseg.models import SegOutput
 from pcseg.tiles import Place, TileIndex, index_tiles
 
 PROTOCOLS = "{full, voxels}/votes=V/{scene, tile}"
@@ -64,11 +68,28 @@ class TileSettings:
             raise InputError(f"overlap: a share in [0, 0.66], got {self.overlap}")
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What of a network's output is averaged over tiles and views."""
+
+    width: int  # values a row
+    read: Callable[[SegOutput], Tensor]  # -> (N, width) float32
+
+
+def probabilities(num_classes: int) -> Answer:
+    return Answer(num_classes, lambda output: torch.softmax(output.logits.float(), 1))
+
+
+def features(width: int) -> Answer:
+    """What the network's last layer reads."""
+    return Answer(width, lambda output: output.feats.float())
+
+
 class Source(Interface):
     """What is predicted: coordinates, and features on demand."""
 
     @property
-    def coords(self) -> np.ndarray: ...  # (N, 3) float32
+    def coords(self) -> np.ndarray: ...  # (N, D) float32, D 2 or 3
 
     def feats(self, rows: np.ndarray) -> np.ndarray: ...  # (n,) int64 -> (n, C) float32, scaled for the network
 
@@ -78,19 +99,19 @@ def predict_source(
     source: Source,
     *,
     voxel_size: float,
-    num_classes: int,
+    answer: Answer,
     tiles: TileSettings,
     protocol: Protocol,
     device: torch.device,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Probabilities of every row, part by part: (rows (n,) int64, probs (n, K) float32 on the CPU).
+    """The answer for every row, part by part: (rows (n,) int64, values (n, K) float32 on the CPU), K = answer.width.
 
     Parts are disjoint, together they are all rows, and no voxel lies in two of them. A part comes as soon as no further
     tile reaches it, so that only two bands of tiles are held.
     """
     overlap = 0.0 if protocol.unit == "tile" else tiles.overlap
     index = index_tiles(source.coords, voxel_size, tiles.size * (1.0 - overlap))
-    walker = _Walker(model, source, index, voxel_size, num_classes, tiles, overlap, protocol.votes, device)
+    walker = _Walker(model, source, index, voxel_size, answer, tiles, overlap, protocol.votes, device)
     was_training = model.training
     model.eval()
     try:
@@ -108,7 +129,7 @@ def predict_source(
 
 
 class _Walker:
-    """Visits tiles and gathers, for the rows of those not yet finished, weighted sums of probabilities."""
+    """Visits tiles and gathers, for the rows of those not yet finished, weighted sums of their values."""
 
     def __init__(
         self,
@@ -116,18 +137,18 @@ class _Walker:
         source: Source,
         index: TileIndex,
         voxel_size: float,
-        num_classes: int,
+        answer: Answer,
         tiles: TileSettings,
         overlap: float,
         votes: int,
         device: torch.device,
     ):
         self.model, self.source, self.index = model, source, index
-        self.voxel_size, self.num_classes, self.tiles = voxel_size, num_classes, tiles
+        self.voxel_size, self.answer, self.tiles = voxel_size, answer, tiles
         # Tiles reach into their neighbours by at most one tile.
         self.margin = index.edge * min(1.0, 0.5 * overlap / (1.0 - overlap))
         self.votes, self.device = votes, device
-        self.sums: dict[Place, Tensor] = {}  # (n, K + 1): weighted probabilities and the sum of weights
+        self.sums: dict[Place, Tensor] = {}  # (n, K + 1): weighted values and the sum of weights
 
     @torch.no_grad()
     def visit(self, place: Place) -> None:
@@ -147,14 +168,14 @@ class _Walker:
         rows = np.concatenate([part[0] for part in parts])
         coords = torch.from_numpy(np.concatenate([part[1] for part in parts]))
         feats = torch.from_numpy(np.ascontiguousarray(self.source.feats(rows), np.float32))
-        total = torch.zeros(len(rows), self.num_classes + 1)
+        total = torch.zeros(len(rows), self.answer.width + 1)
         for vote in range(self.votes):
             self._predict(coords, feats, np.asarray(low), np.asarray(high), self.margin, vote, total)
         start = 0
         for near, kept in zip(around, inside, strict=True):
             if near not in self.sums:
                 first, end = self.index.ranges[near]
-                self.sums[near] = torch.zeros(end - first, self.num_classes + 1)
+                self.sums[near] = torch.zeros(end - first, self.answer.width + 1)
             self.sums[near][torch.from_numpy(kept)] += total[start : start + len(kept)]
             start += len(kept)
 
@@ -165,7 +186,7 @@ class _Walker:
 
     def _predict(
         self,
-        coords: Tensor,  # (n, 3)
+        coords: Tensor,  # (n, D)
         feats: Tensor,  # (n, C)
         low: np.ndarray,  # (2,) of the tile proper, margins not included
         high: np.ndarray,
@@ -174,7 +195,8 @@ class _Walker:
         total: Tensor,  # (n, K + 1), added to
     ) -> None:
         """One view of one tile; a tile with too many voxels is taken in quarters, each with a margin of its own."""
-        centre = torch.tensor([*(low + high) / 2, 0.0], dtype=torch.float32)
+        centre = torch.zeros(coords.shape[1])
+        centre[:2] = torch.from_numpy((low + high) / 2)
         # Whole voxels: the grid of the first vote is the scene's own.
         centre = torch.floor(centre / self.voxel_size) * self.voxel_size
         shift = self.voxel_size * vote / self.votes
@@ -196,9 +218,9 @@ class _Walker:
                     self._predict(coords[near], feats[near], inner_low, inner_high, reach, vote, part)
                     total[near] += part
             return
-        probs = self._forward(local, feats, grid, vote)
+        values = self._forward(local, feats, grid, vote)
         weight = _ramp(coords[:, :2], low, high, margin)
-        total[:, :-1] += weight[:, None] * probs
+        total[:, :-1] += weight[:, None] * values
         total[:, -1] += weight
 
     def _forward(self, coords: Tensor, feats: Tensor, grid: ops.VoxelGrid, vote: int) -> Tensor:  # (n, K)
@@ -209,26 +231,27 @@ class _Walker:
             feats=voxels.feats,
             offsets=offsets_of([voxels.coords.shape[0]]),
         ).to(self.device)
-        logits = self.model(seen, self.model.levels(seen)).logits  # pyright: ignore[reportCallIssue]
-        probs = torch.softmax(logits.float(), 1).cpu()
+        output = self.model(seen, self.model.levels(seen))  # pyright: ignore[reportCallIssue]
+        values = self.answer.read(output).cpu()
         if self.tiles.projection == 1:
-            return probs[grid.voxel_of_point]
-        count = min(self.tiles.projection, probs.shape[0])
+            return values[grid.voxel_of_point]
+        count = min(self.tiles.projection, values.shape[0])
         index, sq_dist = ops.knn(coords, voxels.coords, count)
         weight = 1.0 / (sq_dist + (0.1 * self.voxel_size) ** 2)
         weight /= weight.sum(1, keepdim=True)
-        return torch.einsum("nk,nkc->nc", weight.to(probs), probs[index])
+        return torch.einsum("nk,nkc->nc", weight.to(values), values[index])
 
 
-def _turned(coords: Tensor, vote: int, votes: int) -> Tensor:  # (V, 3)
-    """The view of a vote: turned about the vertical axis, every other one mirrored."""
+def _turned(coords: Tensor, vote: int, votes: int) -> Tensor:  # (V, D)
+    """The view of a vote: turned in the plane, every other one mirrored."""
     if vote == 0:
         return coords
     angle = 2.0 * math.pi * vote / votes
     cos, sin = math.cos(angle), math.sin(angle)
-    x, y, z = coords.unbind(1)
-    turned = torch.stack([cos * x - sin * y, sin * x + cos * y, z], 1)
-    return turned * turned.new_tensor([-1.0, 1.0, 1.0]) if vote % 2 else turned
+    x, y = coords[:, 0], coords[:, 1]
+    mirror = -1.0 if vote % 2 else 1.0
+    plane = torch.stack([mirror * (cos * x - sin * y), sin * x + cos * y], 1)
+    return torch.cat([plane, coords[:, 2:]], 1)
 
 
 def _ramp(plane: Tensor, low: np.ndarray, high: np.ndarray, margin: float) -> Tensor:  # (n, 2) -> (n,)

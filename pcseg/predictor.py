@@ -1,8 +1,8 @@
-"""A trained network with all it needs to segment a cloud: class table, feature contract, tile size."""
+"""A trained network with all it needs to segment a cloud or an image: class table, feature contract, tile size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from pcseg.checkpoint import CheckpointCard, load_checkpoint, load_weights
 from pcseg.datasets.feature_contract import ONES, FeatureContract
 from pcseg.datasets.scene_part import ScenePart
-from pcseg.inference import Protocol, TileSettings, predict_source
+from pcseg.errors import InputError
+from pcseg.inference import Answer, Protocol, TileSettings, predict_source, probabilities
 from pcseg.models import build_model
+from pcseg.window_inference import predict_windows
 
 DEFAULT_PROTOCOL = "full/votes=1/scene"
+_MISFIT = {2: "is no image, and the network reads images", 3: "is an image, and the network reads scans or volumes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class PartSource:
 
     part: ScenePart
     contract: FeatureContract
-    coords: np.ndarray  # (N, 3) float32
+    coords: np.ndarray  # (N, D) float32
 
     def feats(self, rows: np.ndarray) -> np.ndarray:  # (n,) -> (n, C)
         return self.part.feats(self.contract, rows)
@@ -35,7 +38,7 @@ class PartSource:
 class ArraySource:
     """Arrays in memory as prediction reads them."""
 
-    coords: np.ndarray  # (N, 3) float32
+    coords: np.ndarray  # (N, D) float32
     scaled: np.ndarray  # (N, C) float32
 
     def feats(self, rows: np.ndarray) -> np.ndarray:  # (n,) -> (n, C)
@@ -70,6 +73,16 @@ class Predictor:
         return cls(card=card, model=model.to(chosen).eval(), contract=contract, device=chosen)
 
     @property
+    def dim(self) -> int:
+        """Dimensions of what is read: 2 for images, 3 for scans and volumes."""
+        return self.card.config.model.dim
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether the network reads whole windows of pixels, rather than points wherever they lie."""
+        return self.card.config.model.on_grid
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         return self.card.config.data.class_names
 
@@ -80,7 +93,7 @@ class Predictor:
 
     def predict(
         self,
-        coords: np.ndarray | Tensor,  # (N, 3)
+        coords: np.ndarray | Tensor,  # (N, D)
         feats: np.ndarray | Tensor | Mapping[str, np.ndarray] | None = None,  # (N, C) columns, or columns by name
         *,
         votes: int = 1,
@@ -88,21 +101,24 @@ class Predictor:
         """Class probabilities of every point, in the kind of array that ``coords`` is.
 
         Args:
-            coords: any float dtype and any origin, in the unit of training (metres).
+            coords: any float dtype and any origin, in the unit of training (metres, pixels, millimetres).
             feats: raw values, unscaled: channels in the order of ``contract.channel_names``, or a table of columns by
                 name. Not needed by a network that reads positions only.
             votes: views averaged.
 
         Raises:
-            ValueError: shapes that do not fit, a coordinate that is not finite, a missing feature.
+            ValueError: shapes that do not fit, a coordinate that is not finite, a missing feature, or a network that
+                reads whole images.
         """
         points = np.asarray(coords.detach().cpu() if isinstance(coords, Tensor) else coords)
-        if points.ndim != 2 or points.shape[1] != 3:
-            raise ValueError(f"predict: coords must be (N, 3), got {points.shape}")
+        if self.on_grid:
+            raise ValueError("predict: the network reads whole images; use predict_image")
+        if points.ndim != 2 or points.shape[1] != self.dim:
+            raise ValueError(f"predict: coords must be (N, {self.dim}), got {points.shape}")
         if not np.isfinite(points).all():
             raise ValueError("predict: coords must be finite")
         # float32 cannot hold a national grid's coordinates to the centimetre.
-        origin = np.floor(points.min(0)) if len(points) else np.zeros(3)
+        origin = np.floor(points.min(0)) if len(points) else np.zeros(self.dim)
         local = (points - origin).astype(np.float32)
         source = ArraySource(local, self._scaled(feats, len(points)))
         probs = torch.zeros(len(points), len(self.class_names))
@@ -110,21 +126,108 @@ class Predictor:
             probs[torch.from_numpy(rows)] = part
         return probs.to(coords.device) if isinstance(coords, Tensor) else probs.numpy()
 
+    def predict_image(
+        self,
+        image: np.ndarray | Tensor,  # (H, W, 3) uint8 or uint16; float from 0 to 1
+        *,
+        votes: int = 1,
+    ) -> np.ndarray | Tensor:  # (H, W, K) float32
+        """Class probabilities of every pixel, in the kind of array that ``image`` is.
+
+        Args:
+            image: red, green, blue, unscaled.
+            votes: views averaged; a network that reads whole windows of pixels has 8.
+
+        Raises:
+            ValueError: another shape, a network of scans or volumes, or one that reads more than colours.
+        """
+        pixels = np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image)
+        if pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"predict_image: image must be (H, W, 3), got {pixels.shape}")
+        if self.dim != 2:
+            raise ValueError("predict_image: the network reads clouds in space, no images")
+        if set(self.contract.columns) - {"color"}:
+            raise ValueError(f"predict_image: an image has colours only, the network reads {self._listed()}")
+        height, width = pixels.shape[:2]
+        scaled = self.contract.scale(lambda name: pixels.reshape(-1, 3), height * width)
+        y, x = np.indices((height, width))
+        source = ArraySource(np.stack([x, y], 2).reshape(-1, 2).astype(np.float32), scaled)
+        probs = torch.zeros(height * width, len(self.class_names))
+        protocol = Protocol(votes=votes)
+        if self.on_grid:
+            pieces = self._predict_grid(source.feats, (height, width), protocol)
+        else:
+            pieces = self.predict_source(source, protocol)
+        for rows, part in pieces:
+            probs[torch.from_numpy(rows)] = part
+        probs = probs.view(height, width, -1)
+        return probs.to(image.device) if isinstance(image, Tensor) else probs.numpy()
+
     def predict_part(
-        self, part: ScenePart, protocol: Protocol, *, projection: int = 1
+        self, part: ScenePart, protocol: Protocol, *, projection: int = 1, answer: Answer | None = None
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Pieces of a scene as they are done: (rows (n,) int64, probs (n, K) float32)."""
-        return self.predict_source(PartSource(part, self.contract, part.coords), protocol, projection=projection)
+        """Pieces of a scene, an image or a volume as they are done: (rows (n,) int64, values (n, K) float32).
+
+        Args:
+            answer: what of the network's output the values are; None: class probabilities.
+
+        Raises:
+            InputError: data of another number of dimensions than the network's.
+        """
+        shape = part.scene.grid_shape
+        dim = part.scene.coords.shape[1] if shape is None else len(shape)
+        if dim != self.dim:
+            raise InputError(f"{part.scene.path}: {_MISFIT[self.dim]}")
+        if self.on_grid:
+            assert shape is not None
+            yield from self._predict_pixels(part, (shape[0], shape[1]), protocol, answer)
+        else:
+            source = PartSource(part, self.contract, part.coords)
+            yield from self.predict_source(source, protocol, projection=projection, answer=answer)
 
     def predict_source(
-        self, source: PartSource | ArraySource, protocol: Protocol, *, projection: int = 1
+        self, source: PartSource | ArraySource, protocol: Protocol, *, projection: int = 1, answer: Answer | None = None
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         return predict_source(
             self.model,
             source,
             voxel_size=self.card.config.model.voxel_size,
-            num_classes=len(self.class_names),
+            answer=answer or probabilities(len(self.class_names)),
             tiles=TileSettings(size=self.card.tile_size, projection=projection),
+            protocol=protocol,
+            device=self.device,
+        )
+
+    def _predict_pixels(
+        self, part: ScenePart, shape: tuple[int, int], protocol: Protocol, answer: Answer | None
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """The whole image is seen, also where only some of its rows are asked for."""
+        pieces = self._predict_grid(lambda rows: self.contract.feats(part.scene, rows), shape, protocol, answer)
+        if part.chosen is None:
+            yield from pieces
+            return
+        place = np.full(part.scene.num_points, -1, np.int64)
+        place[part.chosen] = np.arange(len(part.chosen))
+        for rows, values in pieces:
+            wanted = np.flatnonzero(place[rows] >= 0)
+            if len(wanted):
+                yield place[rows[wanted]], values[torch.from_numpy(wanted)]
+
+    def _predict_grid(
+        self,
+        feats: Callable[[np.ndarray], np.ndarray],
+        shape: tuple[int, int],
+        protocol: Protocol,
+        answer: Answer | None = None,
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        size = round(self.card.tile_size)
+        return predict_windows(
+            self.model,
+            feats,
+            shape,
+            size=size,
+            overlap=TileSettings(size=size).overlap,
+            answer=answer or probabilities(len(self.class_names)),
             protocol=protocol,
             device=self.device,
         )

@@ -26,8 +26,9 @@ from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.scene_part import ScenePart, training_parts, validation_parts
 from pcseg.datasets.views import CropDataset
 from pcseg.datasets.voxel_scene import VoxelScene, check_trainable
+from pcseg.datasets.windows import WindowDataset
 from pcseg.errors import InputError
-from pcseg.evaluate import Evaluation, evaluate_scenes, print_table, write_metrics
+from pcseg.evaluate import Evaluation, evaluate_scenes, print_table, title_of, write_metrics
 from pcseg.inference import Protocol
 from pcseg.methods.supervised import Supervised, frequency_weights
 from pcseg.models import build_model
@@ -51,6 +52,7 @@ def set_up(
     from accelerate.utils import DistributedDataParallelKwargs
 
     protocol = Protocol.parse(config.eval_protocol)
+    _check_dimensions(config)
     former = None if fresh else _former(folder, config)
     start = load_checkpoint(init) if init is not None and former is None else None
     torch.manual_seed(config.seed)
@@ -63,9 +65,8 @@ def set_up(
     parts, held_out = training_parts(config.data), validation_parts(config.data)
     check_trainable([part.scene for part in (*parts, *held_out)], config.data.class_names)
     contract = _contract(config, parts, former or start)
-    voxels = [VoxelScene.build(part.scene, contract, config.model.voxel_size, rows=part.chosen) for part in parts]
-    crops = CropDataset(voxels, contract, config.data.crop, config.data.augment, seed=config.seed)
-    card = former.card if former is not None else _card(config, crops, contract)
+    items = _items(config, parts, contract)
+    card = former.card if former is not None else _card(config, items, contract)
     if former is not None:  # what may change is as it is asked for now
         card = card.model_copy(update={"config": config.with_caps(card.config.max_neighbors)})
     config = card.config
@@ -87,14 +88,14 @@ def set_up(
         if not latest:
             return None
         write_metrics(latest[0], folder / "metrics.json")
-        print_table(latest[0], ", ".join(part.name for part in held_out))
+        print_table(latest[0], title_of(held_out))
         return latest[0]
 
     latest: list[Evaluation] = []
     trainer = Trainer(
         card=card,
         method=method,
-        item=crops.__getitem__,
+        item=items.__getitem__,
         validate=validate if held_out else None,
         folder=folder,
         accelerator=accelerator,
@@ -105,6 +106,12 @@ def set_up(
     elif accelerator.is_main_process:
         write_config(config, folder / "config.yaml")
     return trainer, conclude
+
+
+def _check_dimensions(config: TrainConfig) -> None:
+    there = 2 if config.data.kind == "images" else 3
+    if config.model.dim != there:
+        raise InputError(f"model.dim is {config.model.dim}, and {config.data.kind} have {there}; change one of them")
 
 
 def _former(folder: Path, config: TrainConfig) -> Checkpoint | None:
@@ -138,11 +145,20 @@ def _contract(config: TrainConfig, parts: list[ScenePart], earlier: Checkpoint |
     return FeatureContract.fit(config.data.features, [part.scene for part in parts])
 
 
-def _card(config: TrainConfig, crops: CropDataset, contract: FeatureContract) -> CheckpointCard:
-    """What the training crops say about the network: neighbour caps, and the extent that it will see."""
+def _items(config: TrainConfig, parts: list[ScenePart], contract: FeatureContract) -> CropDataset | WindowDataset:
+    """What the network is trained on: windows of pixels for a network on images, else crops of voxels."""
+    data = config.data
+    if config.model.on_grid:
+        return WindowDataset(parts, contract, data.crop, data.augment, seed=config.seed)
+    voxels = [VoxelScene.build(part.scene, contract, config.model.voxel_size, rows=part.chosen) for part in parts]
+    return CropDataset(voxels, contract, data.crop, data.augment, seed=config.seed)
+
+
+def _card(config: TrainConfig, items: CropDataset | WindowDataset, contract: FeatureContract) -> CheckpointCard:
+    """What the training items say about the network: neighbour caps, and the extent that it will see."""
     model = config.model
     # Far beyond the items of any run, so that they are like them and yet others.
-    samples = [crops[2**40 + number] for number in range(CALIBRATION_CROPS)]
+    samples = [] if model.on_grid else [items[2**40 + number] for number in range(CALIBRATION_CROPS)]
     if isinstance(model, KPConvConfig) and model.max_neighbors is None:
         caps = calibrate_max_neighbors(
             samples,
@@ -156,7 +172,7 @@ def _card(config: TrainConfig, crops: CropDataset, contract: FeatureContract) ->
         config=config,
         feature_contract=contract.model_dump(mode="json"),
         in_channels=contract.num_channels,
-        tile_size=float(np.median([_extent(sample) for sample in samples])),
+        tile_size=float(np.median([_extent(sample) for sample in samples])) if samples else config.data.crop.window,
         step=0,
     )
 

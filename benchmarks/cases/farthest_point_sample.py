@@ -15,6 +15,8 @@ from benchmarks.case import Case, optional
 from benchmarks.clouds import Clouds
 from pcseg.ops import farthest_point_sample
 
+OPS = ("farthest_point_sample",)
+
 POINTS, SAMPLES = 100_000, 10_000
 OPEN3D_PAIRS = 2_000_000
 HEIGHTS = (5, 6, 7, 8, 9)  # of fpsample's tree: the best of them is its figure

@@ -12,6 +12,8 @@ from benchmarks.case import Case, optional
 from benchmarks.clouds import Clouds
 from pcseg.ops import PermutohedralLattice, gaussian_filter
 
+OPS = ("gaussian_filter",)
+
 CHANNELS = 21
 BANDWIDTHS = ((80, 13), (100, 15))  # of place in pixels, and of colour
 FEW = 10_000

@@ -14,6 +14,8 @@ from pcseg import ops
 from pcseg.models.kernel_points import kernel_points
 from pcseg.ops import reference
 
+OPS = ("kpconv",)
+
 KERNEL_POINTS, NEIGHBORS, CHUNK = 15, 33, 2000
 open3d_ml = optional("open3d.ml.torch") and optional("open3d._ml3d.torch.models.kpconv")
 

@@ -12,6 +12,8 @@ from benchmarks.case import Case, optional
 from benchmarks.clouds import Clouds
 from pcseg.ops import knn, local_geometry
 
+OPS = ("local_geometry",)
+
 NEIGHBORS = 16
 CHUNK = 100_000  # lists whose points are held at a time
 

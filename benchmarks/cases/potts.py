@@ -12,6 +12,8 @@ from benchmarks.clouds import Clouds
 from pcseg.ops import image_grid_edges, knn, potts_energy
 from pcseg.ops.potts_energy import Relaxation
 
+OPS = ("potts_energy",)
+
 CLASSES, NEIGHBORS = 13, 16
 CHUNK = 4096  # rows; the fastest of 1024, 4096 and 16384
 

@@ -13,6 +13,8 @@ from benchmarks.case import Case, optional
 from benchmarks.clouds import Clouds
 from pcseg import ops
 
+OPS = ("knn", "radius_search")
+
 pykdtree, pynanoflann, scipy_spatial = map(optional, ("pykdtree.kdtree", "pynanoflann", "scipy.spatial"))
 MANY = 200_000  # rows above which peers that are ten times behind on smaller inputs sit out
 neighbors, open3d, torch_cluster = map(optional, ("sklearn.neighbors", "open3d", "torch_cluster"))

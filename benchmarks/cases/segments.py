@@ -11,6 +11,8 @@ from benchmarks.case import Case, optional
 from benchmarks.clouds import Clouds
 from pcseg import ops
 
+OPS = ("segment_reduce",)
+
 torch_scatter = optional("torch_scatter")
 CHANNELS = 64
 SCATTER = {"sum": "sum", "mean": "mean", "max": "amax"}

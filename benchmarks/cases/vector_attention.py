@@ -15,6 +15,8 @@ from benchmarks.case import Case
 from benchmarks.clouds import Clouds
 from pcseg import ops
 
+OPS = ("vector_attention",)
+
 ROWS, K, EPS = 40_000, 16, 1e-5
 CHUNK = 2048  # rows: their (chunk, k, C) tensors about fit the last-level cache
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]

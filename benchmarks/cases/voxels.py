@@ -12,6 +12,8 @@ from benchmarks.case import Case, optional
 from benchmarks.clouds import Clouds
 from pcseg import ops
 
+OPS = ("grid_subsample",)
+
 open3d = optional("open3d")
 CLASSES = 13
 

@@ -37,8 +37,10 @@ class AugmentConfig(Config):
     """Probability of mirroring the first axis."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Range of the factor, drawn for each axis."""
+    isotropic: bool = False
+    """Draw one factor for all axes: shapes keep their proportions."""
     jitter: float = Field(default=0.0, ge=0)
-    """Standard deviation of the noise on coordinates, metres."""
+    """Standard deviation of the noise on coordinates, in their unit; the pixels of a window stay on their grid."""
     feature_dropout: float = Field(default=0.0, ge=0, le=1)
     """Probability with which each feature of an item is set to 0, its mean."""
     feature_jitter: float = Field(default=0.0, ge=0)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from pcseg.batch import IGNORE, PointBatch, offsets_of
 from pcseg.config import AugmentConfig, CropConfig
-from pcseg.datasets.feature_contract import ONES, FeatureContract
+from pcseg.datasets.augment import augmented
+from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.voxel_scene import NearestVoxels, VoxelScene
 from pcseg.errors import InputError
 
@@ -91,69 +89,3 @@ def item_generator(seed: int, index: int) -> torch.Generator:
     """Random numbers of an item: streams of different items and seeds are independent."""
     state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
-
-
-def augmented(
-    item: PointBatch,
-    config: AugmentConfig,
-    contract: FeatureContract,
-    generator: torch.Generator,
-) -> PointBatch:
-    """Turn about the vertical axis (in the plane, if D is 2), mirror, stretch and jitter a cloud; hide features.
-
-    What features say about directions and lengths follows: normals turn, heights stretch. Labels and rows stay.
-    """
-    dim = item.coords.shape[1]
-    turn = torch.eye(dim)
-    if config.rotate:
-        angle = float(torch.rand((), generator=generator)) * 2 * math.pi
-        cos, sin = math.cos(angle), math.sin(angle)
-        turn[:2, :2] = torch.tensor([[cos, -sin], [sin, cos]])
-    if float(torch.rand((), generator=generator)) < config.flip:
-        turn[0] = -turn[0]
-    low, high = config.scale
-    scale = low + (high - low) * torch.rand(dim, generator=generator)
-    coords = (item.coords @ turn.T) * scale
-    if config.jitter > 0:
-        coords = coords + config.jitter * torch.randn(coords.shape, generator=generator)
-    feats = _follow(item.feats, turn, scale, contract)
-    return replace(item, coords=coords, feats=_disturbed(feats, config, contract, generator))
-
-
-def _follow(
-    feats: Tensor,  # (N, C)
-    turn: Tensor,  # (D, D)
-    scale: Tensor,  # (D,)
-    contract: FeatureContract,
-) -> Tensor:  # (N, C)
-    """Geometric features after a turn and a stretch of the coordinates."""
-    feats = feats.clone()
-    dim = turn.shape[0]
-    for feature, place in zip(contract.features, contract.slices.values(), strict=True):
-        mean = torch.tensor([channel.mean for channel in feature.channels])
-        std = torch.tensor([channel.std for channel in feature.channels])
-        if feature.name == "height_above_ground" and dim == 3:
-            feats[:, place] = ((feats[:, place] * std + mean) * scale[2] - mean) / std
-        elif feature.name == "normals" and len(feature.channels) == dim:
-            # A plane's normal stretches inversely to the plane.
-            normals = ((feats[:, place] * std + mean) @ turn.T) / scale
-            length = normals.norm(dim=1, keepdim=True).clamp_min(1e-12)
-            feats[:, place] = (normals / length - mean) / std
-    return feats
-
-
-def _disturbed(
-    feats: Tensor,  # (N, C)
-    config: AugmentConfig,
-    contract: FeatureContract,
-    generator: torch.Generator,
-) -> Tensor:  # (N, C)
-    """Hide whole features of the item (0, their mean) and shift others; ``ones`` stays."""
-    for name, place in contract.slices.items():
-        width = place.stop - place.start
-        hidden = float(torch.rand((), generator=generator)) < config.feature_dropout
-        shift = torch.randn(width, generator=generator) * config.feature_jitter
-        if name == ONES:
-            continue
-        feats[:, place] = 0.0 if hidden else feats[:, place] + shift
-    return feats

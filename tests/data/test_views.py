@@ -10,9 +10,10 @@ import torch
 from pcseg import IGNORE, ops
 from pcseg.batch import PointBatch, cat, offsets_of
 from pcseg.config import AugmentConfig, CropConfig
+from pcseg.datasets.augment import augmented
 from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.scene_folder import Scene
-from pcseg.datasets.views import CropDataset, augmented, item_generator
+from pcseg.datasets.views import CropDataset, item_generator
 from pcseg.datasets.voxel_scene import NearestVoxels, VoxelScene, check_trainable
 from pcseg.errors import InputError
 from tests.data.scenes import town, write_scene

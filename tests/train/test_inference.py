@@ -7,7 +7,7 @@ from torch import nn
 
 from pcseg import ops
 from pcseg.errors import InputError
-from pcseg.inference import Protocol, TileSettings, predict_source
+from pcseg.inference import Protocol, TileSettings, _turned, predict_source, probabilities
 from pcseg.models import SegOutput
 from pcseg.tiles import index_tiles
 
@@ -56,7 +56,7 @@ def run(source: Cloud, model: nn.Module | None = None, protocol: str = "full/vot
             model or Echo(),
             source,
             voxel_size=VOXEL,
-            num_classes=3,
+            answer=probabilities(3),
             tiles=tiles,
             protocol=Protocol.parse(protocol),
             device=torch.device("cpu"),
@@ -170,3 +170,38 @@ def test_unknown_protocols(text):
 
 def test_protocol_names_itself():
     assert str(Protocol.parse("voxels/votes=12/tile")) == "voxels/votes=12/tile"
+
+
+def grid_cloud(shape: tuple[int, ...], spacing: float = VOXEL, seed: int = 0) -> Cloud:
+    """Pixels of an image or voxels of a volume, each with a class of its own."""
+    cells = np.indices(shape).reshape(len(shape), -1).T[:, ::-1]
+    winner = np.random.default_rng(seed).integers(0, 3, len(cells))
+    return Cloud(cells.astype(np.float32) * np.float32(spacing), np.eye(3)[winner])
+
+
+@pytest.mark.parametrize("shape", [(60, 90), (5, 40, 30)])
+@pytest.mark.parametrize("protocol", ["full/votes=1/scene", "full/votes=1/tile"])
+@pytest.mark.parametrize("settings", [{}, {"size": 7.3}, {"max_voxels": 300}])
+def test_images_and_volumes_are_clouds(shape, protocol, settings):
+    """A voxel of one pixel: every pixel has its own answer, once."""
+    source = grid_cloud(shape)
+    probs, parts = run(source, protocol=protocol, **settings)
+    torch.testing.assert_close(probs, torch.softmax(torch.from_numpy(source.values) * 20.0, 1), atol=1e-5, rtol=1e-5)
+    assert len(parts) >= 4
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_views_turn_in_the_plane(dim):
+    coords = torch.rand(50, dim)
+    for vote in range(1, 5):
+        seen = _turned(coords, vote, 5)
+        assert torch.allclose(torch.cdist(seen, seen), torch.cdist(coords, coords), atol=1e-4)
+        assert torch.equal(seen[:, 2:], coords[:, 2:]) and not torch.allclose(seen, coords)
+    # What the plane of a volume shows is what an image shows.
+    assert torch.equal(_turned(coords, 3, 5)[:, :2], _turned(coords[:, :2], 3, 5))
+
+
+def test_votes_of_pixels():
+    source = grid_cloud((30, 40))
+    probs, _ = run(source, protocol="full/votes=4/scene")
+    assert torch.allclose(probs.sum(1), torch.ones(1200), atol=1e-5)

@@ -1,0 +1,134 @@
+"""Changes of colour: the same for the points of a scan and the pixels of an image."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pcseg.config import AugmentConfig
+from pcseg.datasets.feature_contract import Feature, FeatureContract
+
+COLORS = ("color", "imagenet_color")
+"""Features that hold red, green and blue."""
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def recolored(
+    feats: Tensor,  # (N, C) float32, scaled by the contract
+    config: AugmentConfig,
+    contract: FeatureContract,
+    generator: torch.Generator,
+) -> Tensor:  # (N, C)
+    """Other brightness, contrast, saturation and hue, in this order and each clipped to [0, 1]; or no colour at all.
+
+    The same factors for every row, and for every feature that holds colours. ``feats`` itself where nothing changes.
+    """
+    change = config.color > 0 and float(torch.rand((), generator=generator)) < config.color
+    factors = [
+        1.0 + largest * (2.0 * float(torch.rand((), generator=generator)) - 1.0)
+        for largest in (config.brightness, config.contrast, config.saturation)
+    ]
+    turn = config.hue * (2.0 * float(torch.rand((), generator=generator)) - 1.0)
+    gray = config.gray > 0 and float(torch.rand((), generator=generator)) < config.gray
+    if not change and not gray:
+        return feats
+    feats = feats.clone()
+    for feature, place in _colors(contract):
+        rgb = _to_unit(feats[:, place], feature)
+        if change:
+            rgb = (rgb * factors[0]).clamp(0, 1)
+            rgb = contrasted(rgb, factors[1])
+            rgb = saturated(rgb, factors[2])
+            rgb = hue_turned(rgb, turn)
+        if gray:
+            rgb = luma(rgb)[:, None].expand(-1, 3)
+        feats[:, place] = _from_unit(rgb, feature)
+    return feats
+
+
+def luma(rgb: Tensor) -> Tensor:  # (N, 3) -> (N,)
+    """Brightness as the eye weighs it."""
+    return rgb @ rgb.new_tensor(_LUMA)
+
+
+def contrasted(rgb: Tensor, factor: float) -> Tensor:  # (N, 3) in [0, 1]
+    """Distance from the mean brightness of all rows, times ``factor``."""
+    middle = luma(rgb).mean() if len(rgb) else 0.0
+    return (middle + (rgb - middle) * factor).clamp(0, 1)
+
+
+def saturated(rgb: Tensor, factor: float) -> Tensor:  # (N, 3) in [0, 1]
+    """Distance from each row's own gray, times ``factor``."""
+    gray = luma(rgb)[:, None]
+    return (gray + (rgb - gray) * factor).clamp(0, 1)
+
+
+def hue_turned(rgb: Tensor, turn: float) -> Tensor:  # (N, 3) in [0, 1]
+    """The hue (of HSV) further along the circle of colours by a share ``turn`` of it."""
+    if turn == 0 or not len(rgb):
+        return rgb
+    value, low = rgb.amax(1), rgb.amin(1)
+    chroma = value - low
+    red, green, blue = rgb.unbind(1)
+    sector = torch.where(
+        value == red,
+        (green - blue) / chroma.clamp_min(1e-12) % 6.0,
+        torch.where(
+            value == green, (blue - red) / chroma.clamp_min(1e-12) + 2.0, (red - green) / chroma.clamp_min(1e-12) + 4.0
+        ),
+    )
+    sector = sector + 6.0 * turn
+    # Each channel falls from ``value`` by the chroma, along one third of the circle.
+    where = (sector[:, None] + rgb.new_tensor([5.0, 3.0, 1.0])) % 6.0
+    return value[:, None] - chroma[:, None] * torch.minimum(where, 4.0 - where).clamp(0, 1)
+
+
+def blurred(
+    feats: Tensor,  # (N, C) float32
+    image_sizes: Tensor,  # (B, 2) int64
+    sigma: float,
+    contract: FeatureContract,
+) -> Tensor:  # (N, C)
+    """The colours of each image under a Gaussian of ``sigma`` pixels; the border repeats."""
+    feats = feats.clone()
+    reach = max(1, math.ceil(3 * sigma))
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
+    kernel /= kernel.sum()
+    for _, place in _colors(contract):
+        start = 0
+        for height, width in image_sizes.tolist():
+            rows = slice(start, start + height * width)
+            image = feats[rows, place].T.reshape(-1, 1, height, width)  # (3, 1, H, W)
+            image = functional.pad(image, (reach, reach, reach, reach), mode="replicate")
+            image = functional.conv2d(image, kernel.view(1, 1, 1, -1))
+            image = functional.conv2d(image, kernel.view(1, 1, -1, 1))
+            feats[rows, place] = image.reshape(image.shape[0], -1).T
+            start += height * width
+    return feats
+
+
+def _colors(contract: FeatureContract) -> list[tuple[Feature, slice]]:
+    pairs = zip(contract.features, contract.slices.values(), strict=True)
+    return [(feature, place) for feature, place in pairs if feature.name in COLORS and len(feature.channels) == 3]
+
+
+def _peak(feature: Feature) -> float:
+    """What full intensity is: 1, or, of colours that a file keeps as floats, the depth that the largest one needs."""
+    largest = max(channel.high for channel in feature.channels)
+    return next((peak for peak in (1.0, 255.0) if largest <= peak), 65535.0)
+
+
+def _to_unit(feats: Tensor, feature: Feature) -> Tensor:  # (N, 3) -> (N, 3) in [0, 1]
+    mean = feats.new_tensor([channel.mean for channel in feature.channels])
+    std = feats.new_tensor([channel.std for channel in feature.channels])
+    return ((feats * std + mean) / _peak(feature)).clamp(0, 1)
+
+
+def _from_unit(rgb: Tensor, feature: Feature) -> Tensor:  # (N, 3) -> (N, 3)
+    mean = rgb.new_tensor([channel.mean for channel in feature.channels])
+    std = rgb.new_tensor([channel.std for channel in feature.channels])
+    return (rgb * _peak(feature) - mean) / std
