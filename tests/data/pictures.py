@@ -11,6 +11,7 @@ from PIL import Image
 from pcseg.config import DataConfig
 from pcseg.io.images import write_mask
 
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 CLASSES = ("field", "house")
 LABEL_MAP = {0: 0, 7: 1, 255: -1}
 

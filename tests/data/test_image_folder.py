@@ -18,7 +18,7 @@ from pcseg.errors import InputError
 from pcseg.io import images as image_files
 from pcseg.io.images import write_mask
 from pcseg.train import train
-from tests.data.pictures import CLASSES, LABEL_MAP, data_config, write_picture
+from tests.data.pictures import CLASSES, LABEL_MAP, SAMPLES, data_config, write_picture
 
 
 def find(root, patterns=("*",), label_map=LABEL_MAP):
@@ -239,3 +239,14 @@ def test_kpconv_learns_from_images(tmp_path):
 
     card = load_checkpoint(tmp_path / "run").card
     assert card.finished and card.in_channels == 3 and card.step == 30
+
+
+def test_the_shipped_images_have_masks_of_known_codes():
+    labels = {code: code for code in range(5)}
+    scenes = find_images(SAMPLES / "dubai_aerial", ["*"], ("building", "land", "road", "vegetation", "water"), labels)
+    assert len(scenes) == 72 and max(max(scene.grid_shape) for scene in scenes) == 768
+    counts = np.zeros(6, np.int64)
+    for scene in scenes[::9]:
+        assert scene.labels is not None and len(scene.labels) == scene.num_points == len(scene.column("color"))
+        counts += np.bincount(scene.labels + 1, minlength=6)
+    assert (counts[1:] > 0).all()

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from pcseg.config import CropConfig, KPConvConfig, TrainConfig
+from pcseg.config_file import load_config
 from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.scene_part import open_sources
 from pcseg.datasets.volume_folder import find_volumes, normalized
 from pcseg.datasets.voxel_scene import VoxelScene, check_trainable
 from pcseg.errors import InputError
 from pcseg.train import train
-from tests.data.pictures import CLASSES, LABEL_MAP, data_config, write_volume
+from tests.data.pictures import CLASSES, LABEL_MAP, SAMPLES, data_config, write_volume
 
 
 def find(root, patterns=("*",), label_map=LABEL_MAP):
@@ -96,3 +97,19 @@ def test_kpconv_learns_from_volumes(tmp_path):
     )
     train(config, tmp_path / "run", device="cpu")
     assert (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_the_shipped_volumes_have_labels_of_known_codes():
+    names = ("background", "anterior", "posterior")
+    scenes = find_volumes(SAMPLES / "msd_hippocampus", ["*"], names, {0: 0, 1: 1, 2: 2})
+    assert len(scenes) == 60 and {scene.header.spacing for scene in scenes} == {(1.0, 1.0, 1.0)}
+    for scene in scenes[::6]:
+        assert set(np.unique(scene.labels)) == {0, 1, 2}
+        assert np.isfinite(scene.column("signal_normalized")).all()
+
+
+def test_the_run_on_them_names_every_volume_once():
+    data = load_config(SAMPLES.parent / "configs" / "hippocampus" / "kpconv.py").data
+    there = sorted(path.name.removesuffix(".nii.gz") for path in (SAMPLES / "msd_hippocampus" / "images").iterdir())
+    assert list(data.val_scenes) == there[4::5]
+    assert sorted(data.train_scenes + data.val_scenes) == there
