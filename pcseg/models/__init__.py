@@ -1,18 +1,20 @@
 """Networks: coordinates and features in, logits out.
 
 Every network has ``levels(batch)``, what it needs beside the batch and can be made without gradients;
-``forward(batch, levels) -> SegOutput``; and ``forward_with_penalties``, the same with the loss terms of its own, by name.
+``forward(batch, levels) -> SegOutput``; and ``forward_with_penalties``, the same with the loss terms of its own, by
+name.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-from pcseg.config import KPConvConfig, ModelConfig
+from pcseg.config import KPConvConfig, ModelConfig, PointTransformerConfig
 from pcseg.models.heads import SegOutput
 from pcseg.models.kpconv import KPConvNet
+from pcseg.models.point_transformer import PointTransformerNet
 
-__all__ = ["KPConvNet", "SegOutput", "build_model"]
+__all__ = ["KPConvNet", "PointTransformerNet", "SegOutput", "build_model"]
 
 
 def build_model(config: ModelConfig, in_channels: int, num_classes: int) -> nn.Module:
@@ -23,4 +25,6 @@ def build_model(config: ModelConfig, in_channels: int, num_classes: int) -> nn.M
     """
     if isinstance(config, KPConvConfig):
         return KPConvNet(config, in_channels, num_classes)
+    if isinstance(config, PointTransformerConfig):
+        return PointTransformerNet(config, in_channels, num_classes)
     raise TypeError(f"build_model: no model for a config of type {type(config).__name__}")
