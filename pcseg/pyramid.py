@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pcseg import ops
 from pcseg.batch import IGNORE, PointBatch
+
+INTERPOLATED = 3
+"""Coarser points between which a finer one is interpolated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +23,11 @@ class Level:
     coords: Tensor  # (N_l, D)
     offsets: Tensor  # (B + 1,) int64
     neighbors: Tensor  # (N_l, H) int64, rows of this level around each row of it, nearest first
+    complete: bool = False  # no place of ``neighbors`` is empty; False: unknown
     pool: Tensor | None = None  # (N_{l+1}, H) int64, rows of this level around each row of the next; None at the last
     upsample: Tensor | None = None  # (N_l,) int64, nearest row of the next level; None at the last
+    interpolate: Tensor | None = None  # (N_l, U) int64, nearest rows of the next level, nearest first
+    interpolate_weights: Tensor | None = None  # (N_l, U) >= 0, of these rows, with sum 1; 0 where there is none
 
 
 def subsample(
@@ -110,6 +117,69 @@ def build_pyramid(
             Level(coords=coords, offsets=offsets, neighbors=neighbors, pool=pool, upsample=nearest[:, 0].contiguous())
         )
         points, coords, offsets = coarse, coarse.coords, coarse.offsets
+    return tuple(levels)
+
+
+@torch.no_grad()
+def build_knn_pyramid(
+    coords: Tensor,  # (N, D) float32 or float64
+    offsets: Tensor,  # (B + 1,) int64
+    *,
+    neighbors: Sequence[int],
+    pooling: Literal["farthest", "grid"],
+    stride: int,
+    voxel_size: float,
+) -> tuple[Level, ...]:
+    """Resolutions of a batch, finest first, with lists of fixed length: the ``k`` nearest, however far.
+
+    "farthest" keeps of each cloud of n points the max(1, n // stride) farthest from each other, from its first row on;
+    "grid" takes the barycentres of voxels, twice as large from level to level. Lists of a level and pool lists into it
+    have its ``neighbors`` places; a cloud with fewer points leaves some empty. ``interpolate`` holds the
+    :data:`INTERPOLATED` nearest coarser points, with weights as 1 / distance.
+
+    Args:
+        neighbors: places of each level's lists; their number is that of the levels.
+        stride: of "farthest".
+        voxel_size: edge of a voxel of level 0, in the unit of ``coords``; of "grid".
+
+    Raises:
+        ValueError: what the searches refuse.
+
+    Source: Zhao et al. 2021, Point Transformer, section 3.4; the weights as in the authors' code.
+    """
+    levels: list[Level] = []
+    points = ops.point_index(coords, offsets=offsets)
+    for index, count in enumerate(neighbors):
+        own, _ = ops.knn(points.coords, points, count)
+        lengths = offsets.diff()
+        complete = bool(((lengths >= count) | (lengths == 0)).all())
+        if index == len(neighbors) - 1:
+            levels.append(Level(coords=coords, offsets=offsets, neighbors=own, complete=complete))
+            break
+        if pooling == "farthest":
+            kept = torch.where(lengths > 0, (lengths // stride).clamp(min=1), 0)
+            coarse_coords = coords[ops.farthest_point_sample(coords, kept, offsets=offsets)]
+            coarse_offsets = torch.cat([kept.new_zeros(1), kept.cumsum(0)])
+        else:
+            voxel_size *= 2
+            grid = ops.grid_subsample(coords, voxel_size, offsets=offsets)
+            coarse_coords, coarse_offsets = ops.voxel_features(grid, coords).coords, grid.voxel_offsets
+        coarse = ops.point_index(coarse_coords, offsets=coarse_offsets)
+        pool, _ = ops.knn(coarse_coords, points, neighbors[index + 1], query_offsets=coarse_offsets)
+        nearest, sq_dist = ops.knn(coords, coarse, INTERPOLATED, query_offsets=offsets)
+        closeness = 1.0 / (sq_dist.sqrt() + 1e-8)
+        levels.append(
+            Level(
+                coords=coords,
+                offsets=offsets,
+                neighbors=own,
+                complete=complete,
+                pool=pool,
+                interpolate=nearest,
+                interpolate_weights=closeness / closeness.sum(1, keepdim=True),
+            )
+        )
+        points, coords, offsets = coarse, coarse_coords, coarse_offsets
     return tuple(levels)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pcseg.batch import IGNORE, PointBatch, cat, offsets_of, split
-from pcseg.pyramid import build_pyramid, calibrate_max_neighbors, subsample
+from pcseg.pyramid import build_knn_pyramid, build_pyramid, calibrate_max_neighbors, subsample
 
 VOXEL = 0.25
 
@@ -110,6 +110,67 @@ def test_empty_and_single(lengths):
     )
     for level in levels:
         assert level.coords.shape == (n, 3) and level.neighbors.shape == (n, 1)
+        assert torch.equal(level.offsets, offsets_of(lengths))
+
+
+def knn_pyramid(batch, **changes):
+    settings = {"neighbors": (6, 8, 8), "pooling": "farthest", "stride": 4, "voxel_size": VOXEL} | changes
+    return build_knn_pyramid(batch.coords, batch.offsets, **settings)
+
+
+@pytest.mark.parametrize("pooling", ["farthest", "grid"])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_nearest_lists_are_what_brute_force_finds(dim, pooling):
+    batch = clouds(dim)
+    levels = knn_pyramid(batch, pooling=pooling)
+    for index, level in enumerate(levels):
+        pairs = [(level, level, level.neighbors, (6, 8, 8)[index])]
+        if level.pool is not None:
+            coarse = levels[index + 1]
+            pairs += [(coarse, level, level.pool, (6, 8, 8)[index + 1]), (level, coarse, level.interpolate, 3)]
+        for query, support, found, places in pairs:
+            distance = torch.cdist(query.coords.double(), support.coords.double())
+            distance[~same_cloud(query.offsets, support.offsets)] = torch.inf
+            wanted = torch.full((len(query.coords), places), torch.inf, dtype=torch.float64)
+            nearest = distance.sort(1).values[:, :places]
+            wanted[:, : nearest.shape[1]] = nearest
+            got = torch.cat([distance, torch.full((len(distance), 1), torch.inf)], 1).gather(1, found)
+            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+    assert [level.complete for level in levels] == [False] * 3
+    assert levels[-1].pool is None and levels[-1].interpolate is None
+
+
+def test_lists_that_every_cloud_fills_are_complete():
+    levels = knn_pyramid(cat([subsample(cloud(n, seed=n), VOXEL)[0] for n in (150, 0, 120)]), neighbors=(6, 8, 60))
+    assert [level.complete for level in levels] == [True, True, False]
+    assert all((level.neighbors < len(level.coords)).all() for level in levels[:2])
+
+
+def test_interpolation_weighs_by_inverse_distance():
+    coords = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0], [7.0, 0.0], [9.0, 9.0]])
+    levels = build_knn_pyramid(
+        coords, torch.tensor([0, 4, 5]), neighbors=(2, 2), pooling="farthest", stride=2, voxel_size=1.0
+    )
+    assert levels[1].coords.tolist() == [[0.0, 0.0], [7.0, 0.0], [9.0, 9.0]]
+    assert levels[0].interpolate.tolist() == [[0, 1, 3], [0, 1, 3], [0, 1, 3], [1, 0, 3], [2, 3, 3]]
+    wanted = torch.tensor([[1, 0, 0], [6 / 7, 1 / 7, 0], [4 / 7, 3 / 7, 0], [1, 0, 0], [1, 0, 0]])
+    torch.testing.assert_close(levels[0].interpolate_weights, wanted, rtol=0, atol=1e-6)
+
+
+def test_farthest_points_of_small_clouds():
+    levels = knn_pyramid(cat([cloud(n, seed=n) for n in (17, 0, 1, 3)]))
+    assert [level.offsets.diff().tolist() for level in levels] == [[17, 0, 1, 3], [4, 0, 1, 1], [1, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("pooling", ["farthest", "grid"])
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0], [1]])
+def test_nearest_lists_of_nothing(lengths, pooling):
+    n = sum(lengths)
+    levels = build_knn_pyramid(
+        torch.zeros(n, 3), offsets_of(lengths), neighbors=(4, 4), pooling=pooling, stride=4, voxel_size=1.0
+    )
+    for level in levels:
+        assert level.coords.shape == (n, 3) and level.neighbors.shape == (n, 4)
         assert torch.equal(level.offsets, offsets_of(lengths))
 
 

@@ -63,8 +63,8 @@ class KPConvConfig(Config):
 class PointTransformerConfig(Config):
     """Point Transformer (Zhao et al. 2021). ``voxel_size`` is in the unit of the coordinates.
 
-    The defaults are the widths and depths of the authors' segmentation network (their code; the paper's figure 3 has
-    the same widths).
+    The defaults are those of the authors' segmentation network (their code; the paper's figure 3 has the same widths,
+    16 neighbours on every level and a weight of its own for each channel, ``share=1``).
     """
 
     on_grid: ClassVar[bool] = False
@@ -86,14 +86,18 @@ class PointTransformerConfig(Config):
     """How the points of a coarser level are chosen: farthest points, or the barycentres of voxels twice as large."""
     stride: int = Field(default=4, ge=2)
     """Points of a level for each of the next, with farthest points."""
+    norm_momentum: float = Field(default=0.1, gt=0, le=1)
+    """Weight of the new batch in the running statistics of the batch norms."""
 
     @model_validator(mode="after")
     def _levels_fit(self) -> PointTransformerConfig:
         levels = len(self.widths)
-        for name in ("encoder_blocks", "decoder_blocks", "neighbors"):
+        for name, least in (("encoder_blocks", 0), ("decoder_blocks", 0), ("neighbors", 1)):
             values = getattr(self, name)
-            if len(values) != levels or min(values) < 1:
-                raise ValueError(f"{name} needs {levels} values of at least 1, one a level, got {values}")
+            if len(values) != levels or min(values) < least:
+                raise ValueError(f"{name} needs {levels} values of at least {least}, one a level, got {values}")
+        if min(self.widths) < 1:
+            raise ValueError(f"widths must be at least 1, got {self.widths}")
         if any(width % self.share for width in self.widths):
             raise ValueError(f"widths must be multiples of share {self.share}, got {self.widths}")
         return self

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from pcseg.config import HeadConfig, KPConvConfig, ModelConfig
+from pcseg.config import HeadConfig, KPConvConfig, ModelConfig, PointTransformerConfig
 from pcseg.models.head import HeadNet
 from pcseg.models.heads import SegOutput
 from pcseg.models.kpconv import KPConvNet
+from pcseg.models.point_transformer import PointTransformerNet
 
-__all__ = ["HeadNet", "KPConvNet", "SegOutput", "build_model"]
+__all__ = ["HeadNet", "KPConvNet", "PointTransformerNet", "SegOutput", "build_model"]
 
 
 def build_model(config: ModelConfig, in_channels: int, num_classes: int) -> nn.Module:
@@ -24,6 +25,8 @@ def build_model(config: ModelConfig, in_channels: int, num_classes: int) -> nn.M
     """
     if isinstance(config, KPConvConfig):
         return KPConvNet(config, in_channels, num_classes)
+    if isinstance(config, PointTransformerConfig):
+        return PointTransformerNet(config, in_channels, num_classes)
     if isinstance(config, HeadConfig):
         return HeadNet(config, in_channels, num_classes)
     raise TypeError(f"build_model: no model for a config of type {type(config).__name__}")
