@@ -115,7 +115,7 @@ def _exported(path: Path, options: FeatureOptions, sources: Sequence[RowSource],
 
 
 def _encoder(model: str, options: FeatureOptions, sources: Sequence[RowSource], device: Any) -> FeatureSource:
-    from pcseg.models.encoders import bare_encoder
+    from pcseg.models.bare_encoder import bare_encoder
 
     return ImageFeatures(
         model=bare_encoder(model).to(device).eval(),

@@ -155,6 +155,17 @@ def make_network(
     return net.train()
 
 
+def stored_values(weights: str) -> dict[str, Any]:
+    """The ``config.json`` beside weights.
+
+    Raises:
+        InputError: no such weights.
+    """
+    import transformers
+
+    return _reading(weights, lambda: transformers.PretrainedConfig.get_config_dict(_location(weights))[0])
+
+
 def _stored_config(config: EncoderUser, weights: str) -> Any:
     """The config beside weights, as a config of ``transformers``."""
     import transformers

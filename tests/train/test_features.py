@@ -7,6 +7,7 @@ from torch import nn
 
 from pcseg import features
 from pcseg.config import CropConfig, DataConfig, HeadConfig, TrainConfig
+from pcseg.config_file import write_config
 from pcseg.datasets.scene_folder import Scene, find_scenes
 from pcseg.datasets.scene_part import ScenePart
 from pcseg.errors import InputError
@@ -130,3 +131,45 @@ def test_a_scene_that_fails_is_named_and_the_others_are_done(run, tmp_path, caps
     told = capsys.readouterr()
     assert "height_above_ground.npy" in told.err and "2 of 3 done" in told.err
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["train_a", "val_a"]
+
+
+def test_a_pretrained_encoder_gives_its_patch_tokens(tmp_path):
+    """On pictures of two sizes, with labels scattered to the patches."""
+    import transformers
+    from PIL import Image
+
+    torch.manual_seed(0)
+    settings = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
+    network = transformers.Dinov2Model(transformers.Dinov2Config(**settings)).eval()
+    network.save_pretrained(tmp_path / "dinov2")
+    rng = np.random.default_rng(0)
+    for name, (height, width) in {"a": (28, 42), "b": (70, 49)}.items():
+        for folder in ("images", "masks"):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(tmp_path / f"data/images/{name}.png")
+        mask = np.full((height, width), 255, np.uint8)
+        mask[3, 10] = 1  # one labelled pixel, in the second patch of the first row
+        Image.fromarray(mask).save(tmp_path / f"data/masks/{name}.png")
+    config = toy_config(tmp_path).model_dump(mode="json")
+    config["data"] |= {
+        "kind": "images",
+        "root": str(tmp_path / "data"),
+        "train_scenes": ["a"],
+        "val_scenes": ["b"],
+        "label_map": {"0": 0, "1": 1, "255": -1},
+        "features": ["color"],
+    }
+    config["model"]["dim"] = 2
+    write_config(TrainConfig.model_validate(config), tmp_path / "config.yaml")
+    arguments = [str(tmp_path / "dinov2"), str(tmp_path / "config.yaml"), "-o", str(tmp_path / "out")]
+    features.main([*arguments, "--device", "cpu"])
+    first, second = find_scenes(tmp_path / "out")
+    assert first.num_points == 4 * 6 and second.num_points == 10 * 7
+    np.testing.assert_allclose(first.coords[:2], [(3, 3), (10, 3)], atol=1e-4)
+    assert first.labels is not None and np.flatnonzero(first.labels >= 0).tolist() == [1] and first.labels[1] == 1
+    pixels = torch.from_numpy(np.array(Image.open(tmp_path / "data/images/a.png"))).permute(2, 0, 1) / 255.0
+    mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+    scaled = (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    with torch.no_grad():
+        tokens = network(scaled.unsqueeze(0)).last_hidden_state[0, 1:]
+    np.testing.assert_allclose(np.asarray(first.column("frozen"), np.float32), tokens.numpy(), atol=4e-3, rtol=4e-3)
