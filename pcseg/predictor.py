@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pcseg.checkpoint import CheckpointCard, load_checkpoint, load_weights
 from pcseg.datasets.feature_contract import ONES, FeatureContract
+from pcseg.datasets.paired_files import grid_coords
 from pcseg.datasets.scene_part import ScenePart
 from pcseg.errors import InputError
 from pcseg.inference import Protocol, TileSettings, predict_source
@@ -150,8 +151,7 @@ class Predictor:
             raise ValueError(f"predict_image: an image has colours only, the network reads {self._listed()}")
         height, width = pixels.shape[:2]
         scaled = self.contract.scale(lambda name: pixels.reshape(-1, 3), height * width)
-        y, x = np.indices((height, width))
-        source = ArraySource(np.stack([x, y], 2).reshape(-1, 2).astype(np.float32), scaled)
+        source = ArraySource(grid_coords((height, width), (1.0, 1.0)), scaled)
         probs = torch.zeros(height * width, len(self.class_names))
         protocol = Protocol(votes=votes)
         if self.on_grid:

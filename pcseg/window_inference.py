@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pcseg.batch import PointBatch, offsets_of
 from pcseg.errors import InputError
+from pcseg.images import image_batch
 from pcseg.inference import Protocol
 
 MAX_VOTES = 8
@@ -79,16 +79,9 @@ def _average(model: nn.Module, window: Tensor, votes: int, device: torch.device)
 
 
 def _forward(model: nn.Module, window: Tensor, device: torch.device) -> Tensor:  # (H, W, C) -> (H, W, K)
-    height, width = window.shape[:2]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    batch = PointBatch(
-        coords=torch.stack([x, y], 2).view(-1, 2).float(),
-        feats=window.reshape(height * width, -1),
-        offsets=offsets_of([height * width]),
-        image_sizes=torch.tensor([[height, width]]),
-    ).to(device)
+    batch = image_batch(window).to(device)
     logits = model(batch, model.levels(batch)).logits  # pyright: ignore[reportCallIssue]
-    return torch.softmax(logits.float(), 1).cpu().view(height, width, -1)
+    return torch.softmax(logits.float(), 1).cpu().view(*window.shape[:2], -1)
 
 
 def _turned(window: Tensor, vote: int) -> Tensor:  # (H, W, C)

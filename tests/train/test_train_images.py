@@ -1,0 +1,169 @@
+"""Runs on pictures and volumes: a point network on their cells, and one that reads whole windows."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pcseg
+from pcseg import predictor, run_setup
+from pcseg.checkpoint import load_checkpoint
+from pcseg.config import DeepLabConfig, KPConvConfig
+from pcseg.errors import InputError
+from pcseg.evaluate import main as evaluate
+from pcseg.evaluate import title_of
+from pcseg.models import SegOutput
+from pcseg.train import train
+from tests.train.toy_images import CODES, image_config, toy_image, volume_config, write_images, write_volumes
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return write_images(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def pixel_run(pictures, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pixel_run")
+    torch.set_num_threads(1)
+    train(image_config(pictures, steps=25), folder)
+    return folder
+
+
+class WindowNet(nn.Module):
+    """The least that reads windows: two convolutions."""
+
+    def __init__(self, in_channels: int, num_classes: int):
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, 8, 3, padding=1)
+        self.classifier = nn.Conv2d(8, num_classes, 1)
+
+    def levels(self, batch):
+        return ()
+
+    def forward(self, batch, levels=()):
+        feats = []
+        for part in pcseg.batch.split(batch):
+            assert part.image_sizes is not None
+            height, width = part.image_sizes[0].tolist()
+            planes = part.feats.T.reshape(1, -1, height, width)
+            feats.append(self.first(planes).relu())
+        logits = [self.classifier(planes).flatten(2)[0].T for planes in feats]
+        return SegOutput(torch.cat(logits), torch.cat([planes.flatten(2)[0].T for planes in feats]))
+
+    def forward_with_penalties(self, batch, levels=()):
+        return self(batch, levels), {}
+
+
+@pytest.fixture
+def window_net(monkeypatch):
+    def build(config, in_channels, num_classes, **options):
+        return WindowNet(in_channels, num_classes)
+
+    for module in (run_setup, predictor):
+        monkeypatch.setattr(module, "build_model", build)
+
+
+def accuracy(found: np.ndarray, codes: np.ndarray) -> float:
+    return float((np.asarray(CODES)[found] == codes)[codes != 9].mean())
+
+
+def test_a_point_network_learns_pixels(pixel_run, pictures, command):
+    metrics = json.loads((pixel_run / "metrics.json").read_text())
+    assert metrics["miou"] > 0.7 and metrics["protocol"] == "voxels/votes=1/scene"
+    _, codes = toy_image(2, (24, 70))
+    assert metrics["num_points"] == int((codes != 9).sum()), "each labelled pixel once"
+    network = pcseg.load(pixel_run)
+    image, codes = toy_image(7, (30, 33))
+    probs = network.predict_image(image)
+    assert probs.shape == (30, 33, 2) and accuracy(probs.argmax(2), codes) > 0.85
+    y, x = np.indices((30, 33))
+    coords = np.stack([x, y], 2).reshape(-1, 2)
+    rows = network.predict(coords + 100.0, image.reshape(-1, 3) / 255)
+    assert rows.shape == (990, 2)
+    np.testing.assert_allclose(rows, probs.reshape(-1, 2), atol=1e-4)
+    assert isinstance(network.predict_image(torch.from_numpy(image), votes=2), torch.Tensor)
+    for protocol in ("full/votes=3/scene", "voxels/votes=1/tile"):
+        code, out, err = command(evaluate, [pixel_run, "--protocol", protocol, "--scenes", "*"])
+        assert code == 0, err
+        assert "train_a, train_b, val_a" in out
+
+
+def test_a_network_of_windows_learns_images(pictures, tmp_path, window_net):
+    model = DeepLabConfig(backbone="mobilenet_v2")
+    train(image_config(pictures, steps=40, model=model, eval_protocol="full/votes=2/scene"), tmp_path)
+    card = load_checkpoint(tmp_path).card
+    assert card.tile_size == 24 and card.scores["miou"] > 0.7
+    network = pcseg.load(tmp_path)
+    image, codes = toy_image(7, (30, 33))
+    probs = network.predict_image(image, votes=8)
+    np.testing.assert_allclose(probs.sum(2), 1.0, atol=1e-5)
+    assert accuracy(probs.argmax(2), codes) > 0.85
+    with pytest.raises(ValueError, match="use predict_image"):
+        network.predict(np.zeros((4, 2)), np.zeros((4, 3)))
+
+
+def test_a_killed_run_of_windows_goes_on_exactly(pictures, tmp_path, window_net, monkeypatch):
+    config = image_config(pictures, model=DeepLabConfig(), prefetch=0)
+    train(config, tmp_path / "whole")
+    original = run_setup.WindowDataset.__getitem__
+
+    def item(self, index):
+        if index == 10:
+            raise KeyboardInterrupt
+        return original(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_setup.WindowDataset, "__getitem__", item)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "killed")
+    train(config, tmp_path / "killed")
+    one, other = (load_checkpoint(tmp_path / name / "checkpoints/last.safetensors") for name in ("whole", "killed"))
+    assert one.card.step == other.card.step == 8
+    assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
+
+
+def test_a_strip_of_images_is_scored_alone(pictures, tmp_path, window_net):
+    config = image_config(pictures, model=DeepLabConfig())
+    strip = config.data.strip.model_copy(update={"fraction": 0.25, "margin": 2.0})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"strip": strip})})
+    train(config, tmp_path)
+    scored = json.loads((tmp_path / "metrics.json").read_text())["num_points"]
+    total = sum(int((toy_image(seed)[1][:, 36:] != 9).sum()) for seed in (0, 1))
+    assert scored == total
+
+
+def test_a_point_network_learns_a_volume(tmp_path):
+    root = write_volumes(tmp_path / "volumes")
+    train(volume_config(root, steps=15), tmp_path / "run")
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["num_points"] == 20 * 18 * 8 and metrics["miou"] > 0.7
+    with pytest.raises(ValueError, match="reads clouds in space, no images"):
+        pcseg.load(tmp_path / "run").predict_image(np.zeros((4, 4, 3), np.uint8))
+
+
+def test_dimensions_must_fit(pictures, tmp_path):
+    config = image_config(pictures, model=KPConvConfig(voxel_size=1.0))
+    with pytest.raises(InputError, match=r"model\.dim is 3, and images have 2; change one of them"):
+        train(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [(np.zeros((4, 4)), r"image must be \(H, W, 3\)"), (np.zeros((4, 4, 4)), r"image must be \(H, W, 3\)")],
+)
+def test_images_of_another_shape(pixel_run, image, message):
+    with pytest.raises(ValueError, match=message):
+        pcseg.load(pixel_run).predict_image(image)
+
+
+def test_many_names_are_counted(pictures):
+    class Part:
+        def __init__(self, name):
+            self.name = name
+
+    assert title_of([Part("a"), Part("b")]) == "a, b"
+    assert title_of([Part(f"img{number}") for number in range(18)]) == "img0 and 17 others"
