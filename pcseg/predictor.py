@@ -182,6 +182,33 @@ class Predictor:
             source = PartSource(part, self.contract, part.coords)
             yield from self.predict_source(source, protocol, projection=projection)
 
+    def classify_part(
+        self,
+        part: ScenePart,
+        classes: np.ndarray,  # (n,) integer, filled in
+        confidence: np.ndarray,  # (n,) float, filled in
+        *,
+        votes: int = 1,
+        projection: int = 1,
+        advance: Callable[[int, int], None] = lambda done, total: None,
+    ) -> np.ndarray:  # (K,) int64 rows of each class
+        """The likeliest class of every row and its probability.
+
+        Args:
+            advance: called with the rows done since the last call, and with n.
+
+        Raises:
+            InputError: as :meth:`predict_part`.
+        """
+        counts = np.zeros(len(self.class_names), np.int64)
+        for rows, probs in self.predict_part(part, Protocol(votes=votes), projection=projection):
+            best = probs.max(1)
+            classes[rows] = best.indices.numpy()
+            confidence[rows] = best.values.numpy()
+            counts += np.bincount(best.indices.numpy(), minlength=len(counts))
+            advance(len(rows), part.num_points)
+        return counts
+
     def predict_source(
         self, source: PartSource | ArraySource, protocol: Protocol, *, projection: int = 1
     ) -> Iterator[tuple[np.ndarray, Tensor]]:

@@ -1,7 +1,6 @@
 """Runs on pictures and volumes: a point network on their cells, and one that reads whole windows."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,20 +16,7 @@ from pcseg.evaluate import main as evaluate
 from pcseg.evaluate import title_of
 from pcseg.models import SegOutput
 from pcseg.train import train
-from tests.train.toy_images import CODES, image_config, toy_image, volume_config, write_images, write_volumes
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    return write_images(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
-def pixel_run(pictures, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pixel_run")
-    torch.set_num_threads(1)
-    train(image_config(pictures, steps=25), folder)
-    return folder
+from tests.train.toy_images import CODES, image_config, toy_image
 
 
 class WindowNet(nn.Module):
@@ -136,13 +122,11 @@ def test_a_strip_of_images_is_scored_alone(pictures, tmp_path, window_net):
     assert scored == total
 
 
-def test_a_point_network_learns_a_volume(tmp_path):
-    root = write_volumes(tmp_path / "volumes")
-    train(volume_config(root, steps=15), tmp_path / "run")
-    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+def test_a_point_network_learns_a_volume(volume_run):
+    metrics = json.loads((volume_run / "metrics.json").read_text())
     assert metrics["num_points"] == 20 * 18 * 8 and metrics["miou"] > 0.7
     with pytest.raises(ValueError, match="reads clouds in space, no images"):
-        pcseg.load(tmp_path / "run").predict_image(np.zeros((4, 4, 3), np.uint8))
+        pcseg.load(volume_run).predict_image(np.zeros((4, 4, 3), np.uint8))
 
 
 def test_dimensions_must_fit(pictures, tmp_path):
