@@ -122,10 +122,9 @@ def find_checkpoint(path: Path, names: Sequence[str] = ("best", "last")) -> Path
 def differences(card: CheckpointCard, config: TrainConfig, *, sections: Sequence[str] = ("model", "data")) -> list[str]:
     """What keeps a checkpoint from fitting a config, one text each: fields of the model, classes and features.
 
-    Neighbour caps that the config leaves open do not count.
+    What the config leaves for training to fill in does not count.
     """
-    there = card.config if config.max_neighbors is not None else card.config.with_caps(None)
-    theirs, ours = there.model_dump(mode="json"), config.model_dump(mode="json")
+    theirs, ours = card.config.model_dump(mode="json"), config.filled_from(card.config).model_dump(mode="json")
     keep = ("class_names", "features")
     theirs["data"], ours["data"] = ({key: d["data"][key] for key in keep} for d in (theirs, ours))
     return [line for section in sections for line in compare(theirs[section], ours[section], section)]

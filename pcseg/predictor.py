@@ -67,7 +67,8 @@ class Predictor:
         """
         checkpoint = load_checkpoint(path)
         card = checkpoint.card
-        model = build_model(card.config.model, card.in_channels, len(card.config.data.class_names))
+        classes = len(card.config.data.class_names)
+        model = build_model(card.config.model, card.in_channels, classes, pretrained=False)
         load_weights(model, checkpoint)
         chosen = choose_device(device)
         contract = FeatureContract.from_values(card.feature_contract, where=str(checkpoint.path))

@@ -31,7 +31,7 @@ from pcseg.errors import InputError
 from pcseg.evaluate import Evaluation, evaluate_scenes, print_table, title_of, write_metrics
 from pcseg.inference import Protocol
 from pcseg.methods.supervised import Supervised, frequency_weights
-from pcseg.models import build_model
+from pcseg.models import build_model, resolve_model
 from pcseg.predictor import Predictor, choose_device
 from pcseg.pyramid import calibrate_max_neighbors
 from pcseg.train import FREE_TO_CHANGE
@@ -55,6 +55,8 @@ def set_up(
     _check_dimensions(config)
     former = None if fresh else _former(folder, config)
     start = load_checkpoint(init) if init is not None and former is None else None
+    if former is None:
+        config = config.model_copy(update={"model": resolve_model(config.model)})
     torch.manual_seed(config.seed)
     chosen = choose_device(device)
     accelerator = Accelerator(
@@ -68,10 +70,11 @@ def set_up(
     items = _items(config, parts, contract)
     card = former.card if former is not None else _card(config, items, contract)
     if former is not None:  # what may change is as it is asked for now
-        card = card.model_copy(update={"config": config.with_caps(card.config.max_neighbors)})
+        card = card.model_copy(update={"config": config.filled_from(card.config)})
     config = card.config
-    model = build_model(config.model, card.in_channels, len(config.data.class_names))
-    method = Supervised(model, config.loss, _class_weights(config.loss, parts, len(config.data.class_names)))
+    classes = len(config.data.class_names)
+    model = build_model(config.model, card.in_channels, classes, pretrained=former is None)
+    method = Supervised(model, config.loss, _class_weights(config.loss, parts, classes))
     if start is not None:
         _start_from(model, start, config)
 
@@ -127,8 +130,8 @@ def _former(folder: Path, config: TrainConfig) -> Checkpoint | None:
     if former.card.finished:
         print(f"{folder}: holds a finished run; it is trained anew", file=sys.stderr)
         return None
-    theirs = former.card.config if config.max_neighbors is not None else former.card.config.with_caps(None)
-    there, here = theirs.model_dump(mode="json"), config.model_dump(mode="json")
+    theirs, ours = former.card.config, config.filled_from(former.card.config)
+    there, here = theirs.model_dump(mode="json"), ours.model_dump(mode="json")
     for name in FREE_TO_CHANGE:
         there[name] = here[name]
     changed = compare(there, here)

@@ -125,7 +125,7 @@ def test_runs_build_on_meta(path):
     with torch.device("meta"):
         model = build_model(config.model, max(1, len(config.data.features)), len(config.data.class_names))
     parameters = list(model.parameters())
-    assert sum(p.numel() for p in parameters) > 10_000
+    assert sum(p.numel() for p in parameters) > (10_000 if config.model.kind != "head" else 0)
     assert {p.device.type for p in parameters} == {"meta"}
 
 

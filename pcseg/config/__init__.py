@@ -3,6 +3,7 @@
 from pcseg.config.data import AugmentConfig, CropConfig, DataConfig, StripConfig
 from pcseg.config.model import (
     DeepLabConfig,
+    EncoderConfig,
     HeadConfig,
     KPConvConfig,
     ModelConfig,
@@ -17,6 +18,7 @@ __all__ = [
     "CropConfig",
     "DataConfig",
     "DeepLabConfig",
+    "EncoderConfig",
     "HeadConfig",
     "KPConvConfig",
     "LossConfig",

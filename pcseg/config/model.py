@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -103,19 +103,21 @@ class PointTransformerConfig(Config):
         return len(self.widths)
 
 
-class DeepLabConfig(Config):
-    """DeepLabV3+ (Chen et al. 2018) on ResNet or MobileNetV2; it reads whole windows of pixels."""
+EncoderSetting = bool | int | float | str | tuple[int, ...]
+
+
+class EncoderConfig(Config):
+    """What the networks share whose encoder is one of ``transformers``; they read whole windows of pixels."""
 
     on_grid: ClassVar[bool] = True
-    kind: Literal["deeplab"] = "deeplab"
     dim: Literal[2] = 2
-    backbone: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet101"
     weights: str | None = None
     """Folder or hub id of encoder weights in the format of ``transformers``; None: random ones."""
-    output_stride: Literal[8, 16] = 16
-    decoder_channels: int = Field(default=256, ge=8)
-    low_level_channels: int = Field(default=48, ge=8)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    encoder: dict[str, EncoderSetting] | None = None
+    """Settings of the encoder as ``transformers`` names them; they come before the sizes below. Where ``weights`` are
+    given and this is None, training fills it in from their ``config.json``: a checkpoint then needs it no more."""
+    freeze: bool = False
+    """Keep the encoder as it is, the statistics of its norms included, and train the rest."""
 
     @property
     def voxel_size(self) -> float:
@@ -123,49 +125,103 @@ class DeepLabConfig(Config):
         return 1.0
 
 
-class ViTConfig(Config):
-    """A plain vision transformer with a linear layer on its patch tokens; it reads whole windows of pixels."""
+class DeepLabConfig(EncoderConfig):
+    """DeepLabV3+ (Chen et al. 2018) on ResNet or MobileNetV2."""
 
-    on_grid: ClassVar[bool] = True
+    kind: Literal["deeplab"] = "deeplab"
+    backbone: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet101"
+    output_stride: Literal[8, 16] = 16
+    decoder_channels: int = Field(default=256, ge=8)
+    """Of the decoder, and of each branch of the pyramid of dilated convolutions."""
+    low_level_channels: int = Field(default=48, ge=8)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    norm_momentum: float = Field(default=0.1, gt=0, le=1)
+    """Weight of a batch in the running statistics of every batch norm, the encoder's included."""
+
+    @property
+    def family(self) -> str:
+        return "mobilenet_v2" if self.backbone == "mobilenet_v2" else "resnet"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the encoder, as ``transformers`` names them."""
+        depths = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+        sizes = {"depths": depths[self.backbone]} if self.backbone in depths else {}
+        return {**sizes, **(self.encoder or {})}
+
+
+class ViTConfig(EncoderConfig):
+    """A plain vision transformer with a linear layer on its patch tokens."""
+
     kind: Literal["vit"] = "vit"
-    dim: Literal[2] = 2
     family: Literal["vit", "dinov2"] = "vit"
-    weights: str | None = None
-    """Folder or hub id of encoder weights in the format of ``transformers``; None: random ones of the sizes below."""
     image_size: int = Field(default=224, ge=8)
-    """Edge for which the position table of random weights is made; other sizes interpolate it."""
+    """Edge for which the position table is made; other sizes interpolate it."""
     patch_size: int = Field(default=16, ge=2)
     hidden: int = Field(default=768, ge=8)
     layers: int = Field(default=12, ge=1)
     heads: int = Field(default=12, ge=1)
-    freeze: bool = False
-    """Keep the encoder as it is and train the linear layer alone."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ViTConfig:
+        if self.hidden % self.heads:
+            raise ValueError(f"heads must divide hidden {self.hidden}, got {self.heads}")
+        return self
 
     @property
-    def voxel_size(self) -> float:
-        """One pixel."""
-        return 1.0
+    def settings(self) -> dict[str, Any]:
+        """Of the encoder, as ``transformers`` names them."""
+        sizes: dict[str, Any] = {
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "hidden_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+        }
+        if self.family == "vit":  # DINOv2 names the ratio, which is 4 unless it is set
+            sizes["intermediate_size"] = 4 * self.hidden
+        return {**sizes, **(self.encoder or {})}
 
 
-class SwinConfig(Config):
-    """Swin Transformer (Liu et al. 2021) with a decoder of linear layers; it reads whole windows of pixels."""
+class SwinConfig(EncoderConfig):
+    """Swin Transformer (Liu et al. 2021) with a decoder of linear layers."""
 
-    on_grid: ClassVar[bool] = True
     kind: Literal["swin"] = "swin"
-    dim: Literal[2] = 2
-    weights: str | None = None
-    """Folder or hub id of encoder weights in the format of ``transformers``; None: random ones of the sizes below."""
     embed: int = Field(default=96, ge=8)
+    """Channels of the first stage; they double from stage to stage."""
     depths: tuple[int, ...] = (2, 2, 6, 2)
     heads: tuple[int, ...] = (3, 6, 12, 24)
     window: int = Field(default=7, ge=2)
     decoder_channels: int = Field(default=256, ge=8)
-    freeze: bool = False
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> SwinConfig:
+        if not self.depths or len(self.depths) != len(self.heads) or min(*self.depths, *self.heads) < 1:
+            raise ValueError(
+                f"depths and heads need a value of at least 1 for each stage, got {self.depths} and {self.heads}"
+            )
+        if any((self.embed << stage) % heads for stage, heads in enumerate(self.heads)):
+            raise ValueError(
+                f"heads must divide the channels of their stage, from embed {self.embed}, got {self.heads}"
+            )
+        return self
 
     @property
-    def voxel_size(self) -> float:
-        """One pixel."""
-        return 1.0
+    def family(self) -> str:
+        return "swin"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the encoder, as ``transformers`` names them."""
+        sizes = {
+            "embed_dim": self.embed,
+            "depths": self.depths,
+            "num_heads": self.heads,
+            "window_size": self.window,
+        }
+        return {**sizes, **(self.encoder or {})}
 
 
 class HeadConfig(Config):

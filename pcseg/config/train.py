@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from pcseg.config.base import Config
 from pcseg.config.data import DataConfig
-from pcseg.config.model import KPConvConfig, ModelConfig
+from pcseg.config.model import EncoderConfig, KPConvConfig, ModelConfig
 
 
 class LossConfig(Config):
@@ -115,3 +115,12 @@ class TrainConfig(Config):
             return self
         model = self.model.model_copy(update={"max_neighbors": max_neighbors})
         return self.model_copy(update={"model": model})
+
+    def filled_from(self, run: TrainConfig) -> TrainConfig:
+        """The same run with what it leaves for training to fill in as it is in ``run``, of a network of its kind."""
+        ours, theirs = self.model, run.model
+        if isinstance(ours, KPConvConfig) and isinstance(theirs, KPConvConfig) and ours.max_neighbors is None:
+            return self.with_caps(theirs.max_neighbors)
+        if not isinstance(ours, EncoderConfig) or not isinstance(theirs, type(ours)) or ours.encoder is not None:
+            return self
+        return self.model_copy(update={"model": ours.model_copy(update={"encoder": theirs.encoder})})

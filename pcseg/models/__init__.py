@@ -1,26 +1,76 @@
 """Networks: coordinates and features in, logits out.
 
-Every network has ``levels(batch)``, what it needs beside the batch and can be made without gradients;
-``forward(batch, levels) -> SegOutput``; and ``forward_with_penalties``, the same with the loss terms of its own, by name.
+Every network has ``levels(batch)``: what it needs beside the batch, made without gradients;
+``forward(batch, levels) -> SegOutput``; and ``forward_with_penalties``: the same with loss terms of its own, by name.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
-from pcseg.config import KPConvConfig, ModelConfig
+from pcseg.config import (
+    DeepLabConfig,
+    EncoderConfig,
+    HeadConfig,
+    KPConvConfig,
+    ModelConfig,
+    SwinConfig,
+    ViTConfig,
+)
+from pcseg.models.deeplab import DeepLabNet
+from pcseg.models.encoders import resolve_encoder
+from pcseg.models.head import HeadNet
 from pcseg.models.heads import SegOutput
 from pcseg.models.kpconv import KPConvNet
+from pcseg.models.swin import SwinNet
+from pcseg.models.vit import ViTNet
 
-__all__ = ["KPConvNet", "SegOutput", "build_model"]
+__all__ = [
+    "DeepLabNet",
+    "HeadNet",
+    "KPConvNet",
+    "SegOutput",
+    "SwinNet",
+    "ViTNet",
+    "build_model",
+    "resolve_model",
+]
 
 
-def build_model(config: ModelConfig, in_channels: int, num_classes: int) -> nn.Module:
+def build_model(config: ModelConfig, in_channels: int, num_classes: int, *, pretrained: bool = True) -> nn.Module:
     """The network that ``config`` describes, for C = ``in_channels`` features and K = ``num_classes`` classes.
+
+    Args:
+        pretrained: load the encoder weights that the config names, if it names any. False where the weights of a
+            checkpoint are loaded next: nothing but the config is then needed. On the ``meta`` device none are loaded.
 
     Raises:
         TypeError: a config of no known model.
+        InputError: encoder weights that cannot be read or do not fit.
     """
+    pretrained = pretrained and torch.get_default_device().type != "meta"
+    if pretrained:
+        config = resolve_model(config)
     if isinstance(config, KPConvConfig):
         return KPConvNet(config, in_channels, num_classes)
+    if isinstance(config, HeadConfig):
+        return HeadNet(config, in_channels, num_classes)
+    if isinstance(config, DeepLabConfig):
+        return DeepLabNet(config, in_channels, num_classes, pretrained=pretrained)
+    if isinstance(config, ViTConfig):
+        return ViTNet(config, in_channels, num_classes, pretrained=pretrained)
+    if isinstance(config, SwinConfig):
+        return SwinNet(config, in_channels, num_classes, pretrained=pretrained)
     raise TypeError(f"build_model: no model for a config of type {type(config).__name__}")
+
+
+def resolve_model(config: ModelConfig) -> ModelConfig:
+    """The config with everything in it that :func:`build_model` needs without ``pretrained``.
+
+    Where encoder weights are named, the encoder's settings come from the ``config.json`` beside them.
+
+    Raises:
+        InputError: encoder weights that cannot be read, or of another architecture.
+    """
+    return resolve_encoder(config) if isinstance(config, EncoderConfig) else config

@@ -5,52 +5,19 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import pcseg
-from pcseg import predictor, run_setup
+from pcseg import run_setup
 from pcseg.checkpoint import load_checkpoint
-from pcseg.config import DeepLabConfig, KPConvConfig
+from pcseg.config import DeepLabConfig, KPConvConfig, ModelConfig, SwinConfig, ViTConfig
 from pcseg.errors import InputError
 from pcseg.evaluate import main as evaluate
 from pcseg.evaluate import title_of
-from pcseg.models import SegOutput
 from pcseg.train import train
 from tests.train.toy_images import CODES, image_config, toy_image
 
-
-class WindowNet(nn.Module):
-    """The least that reads windows: two convolutions."""
-
-    def __init__(self, in_channels: int, num_classes: int):
-        super().__init__()
-        self.first = nn.Conv2d(in_channels, 8, 3, padding=1)
-        self.classifier = nn.Conv2d(8, num_classes, 1)
-
-    def levels(self, batch):
-        return ()
-
-    def forward(self, batch, levels=()):
-        feats = []
-        for part in pcseg.batch.split(batch):
-            assert part.image_sizes is not None
-            height, width = part.image_sizes[0].tolist()
-            planes = part.feats.T.reshape(1, -1, height, width)
-            feats.append(self.first(planes).relu())
-        logits = [self.classifier(planes).flatten(2)[0].T for planes in feats]
-        return SegOutput(torch.cat(logits), torch.cat([planes.flatten(2)[0].T for planes in feats]))
-
-    def forward_with_penalties(self, batch, levels=()):
-        return self(batch, levels), {}
-
-
-@pytest.fixture
-def window_net(monkeypatch):
-    def build(config, in_channels, num_classes, **options):
-        return WindowNet(in_channels, num_classes)
-
-    for module in (run_setup, predictor):
-        monkeypatch.setattr(module, "build_model", build)
+VIT = ViTConfig(hidden=32, layers=1, heads=2, patch_size=2, image_size=24)
+"""The least of the networks that read windows."""
 
 
 def accuracy(found: np.ndarray, codes: np.ndarray) -> float:
@@ -78,9 +45,8 @@ def test_a_point_network_learns_pixels(pixel_run, pictures, command):
         assert "train_a, train_b, val_a" in out
 
 
-def test_a_network_of_windows_learns_images(pictures, tmp_path, window_net):
-    model = DeepLabConfig(backbone="mobilenet_v2")
-    train(image_config(pictures, steps=40, model=model, eval_protocol="full/votes=2/scene"), tmp_path)
+def test_a_network_of_windows_learns_images(pictures, tmp_path):
+    train(image_config(pictures, steps=60, model=VIT, eval_protocol="full/votes=2/scene"), tmp_path)
     card = load_checkpoint(tmp_path).card
     assert card.tile_size == 24 and card.scores["miou"] > 0.7
     network = pcseg.load(tmp_path)
@@ -92,8 +58,22 @@ def test_a_network_of_windows_learns_images(pictures, tmp_path, window_net):
         network.predict(np.zeros((4, 2)), np.zeros((4, 3)))
 
 
-def test_a_killed_run_of_windows_goes_on_exactly(pictures, tmp_path, window_net, monkeypatch):
-    config = image_config(pictures, model=DeepLabConfig(), prefetch=0)
+@pytest.mark.parametrize(
+    "model",
+    [
+        DeepLabConfig(backbone="mobilenet_v2", decoder_channels=8, encoder={"depth_multiplier": 0.35}),
+        SwinConfig(embed=8, depths=(1, 1), heads=(1, 2), window=3, decoder_channels=8),
+    ],
+    ids=lambda model: model.kind,
+)
+def test_networks_of_windows_train_and_predict(pictures, tmp_path, model: ModelConfig):
+    train(image_config(pictures, steps=2, model=model), tmp_path)
+    probs = pcseg.load(tmp_path).predict_image(toy_image(7, (30, 33))[0], votes=4)
+    np.testing.assert_allclose(probs.sum(2), 1.0, atol=1e-5)
+
+
+def test_a_killed_run_of_windows_goes_on_exactly(pictures, tmp_path, monkeypatch):
+    config = image_config(pictures, model=VIT, prefetch=0)
     train(config, tmp_path / "whole")
     original = run_setup.WindowDataset.__getitem__
 
@@ -112,8 +92,8 @@ def test_a_killed_run_of_windows_goes_on_exactly(pictures, tmp_path, window_net,
     assert all(torch.equal(one.weights[name], other.weights[name]) for name in one.weights)
 
 
-def test_a_strip_of_images_is_scored_alone(pictures, tmp_path, window_net):
-    config = image_config(pictures, model=DeepLabConfig())
+def test_a_strip_of_images_is_scored_alone(pictures, tmp_path):
+    config = image_config(pictures, model=VIT)
     strip = config.data.strip.model_copy(update={"fraction": 0.25, "margin": 2.0})
     config = config.model_copy(update={"data": config.data.model_copy(update={"strip": strip})})
     train(config, tmp_path)
