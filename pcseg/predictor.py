@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pcseg.checkpoint import CheckpointCard, load_checkpoint, load_weights
 from pcseg.datasets.feature_contract import ONES, FeatureContract
+from pcseg.datasets.paired_files import grid_coords
 from pcseg.datasets.scene_part import ScenePart
 from pcseg.errors import InputError
 from pcseg.inference import Answer, Protocol, TileSettings, predict_source, probabilities
@@ -151,8 +152,7 @@ class Predictor:
             raise ValueError(f"predict_image: an image has colours only, the network reads {self._listed()}")
         height, width = pixels.shape[:2]
         scaled = self.contract.scale(lambda name: pixels.reshape(-1, 3), height * width)
-        y, x = np.indices((height, width))
-        source = ArraySource(np.stack([x, y], 2).reshape(-1, 2).astype(np.float32), scaled)
+        source = ArraySource(grid_coords((height, width), (1.0, 1.0)), scaled)
         probs = torch.zeros(height * width, len(self.class_names))
         protocol = Protocol(votes=votes)
         if self.on_grid:
@@ -185,6 +185,33 @@ class Predictor:
         else:
             source = PartSource(part, self.contract, part.coords)
             yield from self.predict_source(source, protocol, projection=projection, answer=answer)
+
+    def classify_part(
+        self,
+        part: ScenePart,
+        classes: np.ndarray,  # (n,) integer, filled in
+        confidence: np.ndarray,  # (n,) float, filled in
+        *,
+        votes: int = 1,
+        projection: int = 1,
+        advance: Callable[[int, int], None] = lambda done, total: None,
+    ) -> np.ndarray:  # (K,) int64 rows of each class
+        """The likeliest class of every row and its probability.
+
+        Args:
+            advance: called with the rows done since the last call, and with n.
+
+        Raises:
+            InputError: as :meth:`predict_part`.
+        """
+        counts = np.zeros(len(self.class_names), np.int64)
+        for rows, probs in self.predict_part(part, Protocol(votes=votes), projection=projection):
+            best = probs.max(1)
+            classes[rows] = best.indices.numpy()
+            confidence[rows] = best.values.numpy()
+            counts += np.bincount(best.indices.numpy(), minlength=len(counts))
+            advance(len(rows), part.num_points)
+        return counts
 
     def predict_source(
         self, source: PartSource | ArraySource, protocol: Protocol, *, projection: int = 1, answer: Answer | None = None

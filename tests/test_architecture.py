@@ -22,7 +22,8 @@ RUNS = sorted((ROOT / "configs").rglob("*.py"))
 # A module imports only from its own group and from groups after it.
 GROUPS = (
     {"train", "evaluate", "predict", "doctor", "inference", "tiles", "predictor", "run_setup", "trainer", "prefetch",
-     "run_log", "optim", "features", "feature_store", "window_inference"},
+     "run_log", "optim", "features", "feature_store", "window_inference", "predict_scan", "predict_image",
+     "predict_volume"},
     {"methods"},
     {"pseudo"},
     {"models", "losses"},

@@ -96,24 +96,39 @@ def write_label_volume(
         InputError: a path that is no .nii or .nii.gz, another shape than the volume's, a code outside the range.
         OSError: the file cannot be written; it appears whole or not at all.
     """
-    import nibabel
-    from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
-
-    path = Path(path)
-    source, header = _open(Path(like))
-    if not path.name.endswith(SUFFIXES):
-        raise InputError(f"{path}: label volumes are written as .nii or .nii.gz; rename it")
-    if labels.shape != header.shape:
-        raise InputError(f"{path}: {_by(labels.shape)} labels for the {_by(header.shape)} voxels of {like}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > 65535:
         raise InputError(f"{path}: class codes from {low} to {high}; NIfTI files are written with 0 to 65535")
-    dtype = np.uint8 if high <= 255 else np.uint16
+    _write(Path(path), labels, np.uint8 if high <= 255 else np.uint16, Path(like))
+
+
+def write_volume(
+    path: Path | str,
+    values: np.ndarray,  # (D, H, W) float
+    like: Path | str,
+) -> None:
+    """Write numbers, such as confidences, with the header, affine and axes of the volume ``like``, as float32.
+
+    Raises:
+        InputError, OSError: as :func:`write_label_volume`.
+    """
+    _write(Path(path), values, np.float32, Path(like))
+
+
+def _write(path: Path, values: np.ndarray, dtype: type, like: Path) -> None:
+    import nibabel
+    from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
+
+    source, header = _open(like)
+    if not path.name.endswith(SUFFIXES):
+        raise InputError(f"{path}: volumes are written as .nii or .nii.gz; rename it")
+    if values.shape != header.shape:
+        raise InputError(f"{path}: {_by(values.shape)} labels for the {_by(header.shape)} voxels of {like}")
     new = source.header.copy()
     new.set_data_dtype(dtype)
     new.set_slope_inter(1, 0)
     back = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(header.stored_axes))
-    data = np.asarray(apply_orientation(labels.transpose(2, 1, 0), back), dtype).reshape(source.shape)
+    data = np.asarray(apply_orientation(values.transpose(2, 1, 0), back), dtype).reshape(source.shape)
     content = nibabel.Nifti1Image(data, source.affine, new).to_bytes()
     with replacing(path) as temporary:
         temporary.write_bytes(gzip.compress(content, mtime=0) if path.name.endswith(".gz") else content)

@@ -11,9 +11,9 @@ import torch
 from plyfile import PlyData, PlyElement
 
 import pcseg
-from pcseg import predict as module
 from pcseg.checkpoint import load_checkpoint, save_checkpoint
 from pcseg.evaluate import main as evaluate
+from pcseg.io import scan
 from pcseg.predict import main
 from pcseg.train import train
 from tests.train.toy import toy_cloud, toy_config, write_scene
@@ -116,8 +116,8 @@ def test_bad_scans_do_not_stop_the_good_ones(run, tmp_path, command):
     ("arguments", "message"),
     [
         ([], "the first argument is a checkpoint or a run folder"),
-        (["{run}"], "name the scans to segment"),
-        (["{run}", "scan.xyz", "-o", "out"], "scan.xyz: expected a .las, .laz, .ply file"),
+        (["{run}"], "name the scans, images or volumes to segment"),
+        (["{run}", "scan.xyz", "-o", "out"], "scan.xyz: expected a .las, .laz, .ply, .jpg, "),
         (["{run}", "scan.las"], "out"),
         (["nowhere", "scan.las", "-o", "out"], "nowhere: no such checkpoint"),
         (["scan.las", "scan.las", "-o", "out"], "scan.las: is no checkpoint"),
@@ -147,7 +147,7 @@ def test_full_disk_leaves_nothing(run, tmp_path, command, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "out/scan.las"))
 
-    monkeypatch.setattr(module.scan, "write_predictions", full)
+    monkeypatch.setattr(scan, "write_predictions", full)
     code, _, err = command(main, [run, tmp_path / "scan.las", "-o", tmp_path / "out"])
     assert code == 2
     assert err == f"error: {tmp_path}/out/scan.las: No space left on device\n"
@@ -160,7 +160,7 @@ def test_interrupt_leaves_nothing(run, tmp_path, command, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.scan, "write_predictions", interrupt)
+    monkeypatch.setattr(scan, "write_predictions", interrupt)
     code, _, err = command(main, [run, tmp_path / "scan.las", "-o", tmp_path / "out"])
     assert (code, err) == (130, "interrupted\n")
     assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,94 @@
+"""One scan in, one segmented scan out: every attribute kept, classes and confidences added."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pcseg.datasets.prepare import prepare_scan
+from pcseg.datasets.scene_folder import Scene
+from pcseg.datasets.scene_part import ScenePart
+from pcseg.io import scan
+from pcseg.predictor import Predictor
+
+SUFFIXES = (".las", ".laz", ".ply")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanTargets:
+    """Files that one scan becomes."""
+
+    scan: Path
+    cloud: Path | None  # coloured by class, PLY
+    picture: Path | None  # PNG
+
+    @classmethod
+    def at(cls, result: Path, *, pictures: bool) -> ScanTargets:
+        """The segmented scan, and beside it what there is to look at."""
+        if not pictures:
+            return cls(scan=result, cloud=None, picture=None)
+        return cls(
+            scan=result, cloud=result.with_name(f"{result.stem}_classes.ply"), picture=result.with_suffix(".png")
+        )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file for file in (self.scan, self.cloud, self.picture) if file is not None)
+
+
+def predict_scan(
+    predictor: Predictor,
+    path: Path,
+    targets: ScanTargets,
+    *,
+    votes: int = 1,
+    projection: int = 1,
+    overwrite_classification: bool = False,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> np.ndarray:  # (K,) int64 points of each class
+    """Segment one scan. Memory goes by the tile, not by the file; results appear whole or not at all.
+
+    Args:
+        advance: called with the points done since the last call, and those of the scan.
+
+    Raises:
+        InputError: a broken scan, or one without a column that the network reads.
+        OSError: the results cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix=".pcseg-", dir=targets.scan.parent) as temporary:
+        folder = Path(temporary)
+        scene = prepare_scan(path, folder, name="scene", features=predictor.contract.columns, progress=False)
+        classes = _array(folder / "pred_class.npy", np.int16, scene.num_points)
+        confidence = _array(folder / "confidence.npy", np.float32, scene.num_points)
+        counts = predictor.classify_part(
+            ScenePart(scene), classes, confidence, votes=votes, projection=projection, advance=advance
+        )
+        scan.write_predictions(
+            path,
+            targets.scan,
+            scene.to_source(classes, -1),
+            scene.to_source(confidence, 0.0),
+            codes=predictor.class_codes,
+            overwrite_classification=overwrite_classification,
+        )
+        _draw(scene, classes, predictor, targets)
+    return counts
+
+
+def _array(file: Path, dtype: type, count: int) -> np.ndarray:
+    return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(count,))
+
+
+def _draw(scene: Scene, classes: np.ndarray, predictor: Predictor, targets: ScanTargets) -> None:
+    """The coloured cloud and the picture, where they are wanted."""
+    if targets.cloud is None or targets.picture is None:
+        return
+    from pcseg.io.render import render_classes, write_class_ply
+
+    names = predictor.class_names
+    write_class_ply(targets.cloud, scene.coords, classes, names, origin=scene.origin)
+    render_classes(targets.picture, scene.coords, classes, names)
