@@ -202,7 +202,7 @@ label_images = arrays.arrays(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(label_images, st.data())
 def test_no_label_is_lost_and_none_is_made_up(values, data):
     size = [data.draw(st.integers(1, 12)) for _ in values.shape]

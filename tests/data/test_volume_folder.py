@@ -86,7 +86,7 @@ def test_what_is_wrong_is_said(tmp_path):
         find(tmp_path, ["a"])[0].column("signal")
 
 
-def test_kpconv_learns_from_volumes(tmp_path):
+def test_kpconv_trains_on_volumes(tmp_path):
     for seed, name in enumerate("ab"):
         write_volume(tmp_path, name, seed=seed)
     config = TrainConfig(
