@@ -1,9 +1,8 @@
-"""Magnetic resonance volumes of the hippocampus: its anterior and posterior part; every fifth volume validates."""
+"""Magnetic resonance volumes of the hippocampus with Point Transformer; every fifth volume validates."""
 
 from pathlib import Path
 
-from pcseg.config import AugmentConfig, CropConfig, DataConfig, LossConfig, OptimConfig, TrainConfig
-from pcseg.config.model import PointTransformerConfig
+from pcseg import config as c
 
 NUMBERS = (
     *(1, 7, 15, 24, 34, 38, 44, 49, 53, 64, 70, 83, 90, 94, 98, 105, 109, 125, 133, 141, 145, 152, 157, 162, 169, 173),
@@ -12,13 +11,11 @@ NUMBERS = (
 )
 NAMES = [f"hippocampus_{number:03d}" for number in NUMBERS]
 
-SIZES = {"widths": (32, 64, 128), "encoder_blocks": (1, 1, 1), "decoder_blocks": (0, 0, 1), "neighbors": (8, 16, 16)}
 
-
-def config() -> TrainConfig:
-    return TrainConfig(
+def config() -> c.TrainConfig:
+    return c.TrainConfig(
         name="hippocampus_point_transformer",
-        data=DataConfig(
+        data=c.DataConfig(
             kind="volumes",
             root=Path("samples/msd_hippocampus"),
             train_scenes=tuple(name for place, name in enumerate(NAMES) if place % 5 != 4),
@@ -26,18 +23,19 @@ def config() -> TrainConfig:
             class_names=("background", "anterior", "posterior"),
             label_map={0: 0, 1: 1, 2: 2},
             features=("signal_normalized",),
-            crop=CropConfig(shape="sphere", max_voxels=8_000),
-            augment=AugmentConfig(scale=(0.9, 1.1), jitter=0.05, feature_jitter=0.1),
+            crop=c.CropConfig(shape="sphere", max_voxels=8000),
+            augment=c.AugmentConfig(scale=(0.9, 1.1), jitter=0.05, feature_jitter=0.1),
         ),
-        model=PointTransformerConfig(
+        model=c.PointTransformerConfig(
             voxel_size=1.0,
             widths=(32, 64, 128),
-            encoder_blocks=(1, 1, 1),
+            encoder_blocks=(1,) * 3,
             decoder_blocks=(0, 0, 1),
             neighbors=(8, 16, 16),
         ),
-        loss=LossConfig(dice=1.0, class_weights="inverse_sqrt"),
-        optim=OptimConfig(lr=5e-3, weight_decay=1e-2),
+        loss=c.LossConfig(dice=1.0, class_weights="inverse_sqrt"),
+        optim=c.OptimConfig(lr=2e-3, weight_decay=1e-2),
         steps=600,
-        average=0.99,
+        average=0.98,
+        time_limit=290.0,
     )
