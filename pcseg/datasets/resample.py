@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pcseg.datasets.augment import Geometry
 
+_RIM = 1.0  # cells: a pixel falls into one up to half a cell, times sqrt(2), from the outermost centres
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
@@ -50,7 +52,8 @@ def look_up(
     place = geometry.origin(cells) + middle  # (n, 2)
     limits = torch.tensor([width, height])
     nearest = _nearest(place)
-    inside = ((nearest >= 0) & (nearest < limits)).all(1)
+    x, y = nearest.unbind(1)
+    inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
     place = torch.stack([_mirrored(place[:, 0], width), _mirrored(place[:, 1], height)], 1)
     nearest = torch.minimum(_nearest(place), limits - 1)
     rows = nearest[:, 1] * width + nearest[:, 0]
@@ -75,7 +78,8 @@ def footprint(geometry: Geometry, size: int) -> tuple[Tensor, Tensor]:
 def holds(geometry: Geometry, size: int, offsets: Tensor) -> Tensor:  # (n, 2) -> (n,) bool
     """Whether pixels at these offsets from a window's centre fall into it."""
     cells = _nearest(geometry.moved(offsets)) + size // 2
-    return ((cells >= 0) & (cells < size)).all(1)
+    x, y = cells.unbind(1)
+    return (x >= 0) & (y >= 0) & (x < size) & (y < size)
 
 
 def _kept(
@@ -93,7 +97,11 @@ def _kept(
     """
     taken = labelled.clone()
     taken[rows[inside]] = False
-    lost = torch.nonzero(taken)[:, 0]  # ascending
+    # Only where the window looks: an image may be far larger, and all of it labelled.
+    reach = torch.stack(footprint(geometry, size)) + middle + torch.tensor([[-_RIM], [_RIM]]) / geometry.scale.min()
+    (left, top), (right, bottom) = reach.round().long().clamp_min(0).tolist()
+    y, x = torch.nonzero(taken.view(-1, width)[top : bottom + 1, left : right + 1]).unbind(1)
+    lost = (y + top) * width + x + left  # ascending
     offsets = torch.stack([lost % width, lost // width], 1).float() - middle
     within = holds(geometry, size, offsets)
     lost, cells = lost[within], _nearest(geometry.moved(offsets[within])) + size // 2
