@@ -77,8 +77,8 @@ class QueryGradients {
   // Numbers of the sums: position_weight, position_bias, in rows of `stride`.
   static int64_t size(const PairInputs<T>& in) { return (in.a.position_channels + 1) * in.stride; }
 
-  // Turns the probs of query m's neighbours into the gradient of their logits, adds to `sum`, and writes the gradient of
-  // the positions. grad: that of the result, padded; row 0 of `probs` is that of pair number `first`.
+  // Turns the probs of query m's neighbours into the gradient of their logits, adds to `sum`, and writes the gradient
+  // of the positions. grad: that of the result, padded; row 0 of `probs` is that of pair number `first`.
   void operator()(int64_t m, const T* grad, T* probs, int64_t first, T* sum, T* grad_position) {
     const int64_t positions = in_.a.position_channels, stride = in_.stride, length = attention_.weights().length;
     attention_.read(m, probs, probs, first);

@@ -109,8 +109,8 @@ class PairBlock {
     return in_range;
   }
 
-  // f() for each block of the pairs that name keys begin .. end - 1. fetch(pair, query) asks early for what f reads: the
-  // pairs lie anywhere.
+  // f() for each block of the pairs that name keys begin .. end - 1. fetch(pair, query) asks early for what f reads:
+  // the pairs lie anywhere.
   template <class Fetch, class F>
   void for_keys(const KeyPairs& pairs, int64_t begin, int64_t end, const Fetch& fetch, F&& f) {
     const uint32_t width = static_cast<uint32_t>(in_.a.num_neighbors);

@@ -53,8 +53,8 @@ class Attention {
   T* means(int64_t p) { return means_.data() + p * weights_.length; }
 
   // Finds the neighbours of query m and their weights; row 0 of `weights` and `results` is that of pair number `first`.
-  // Rows of the weights that need not be repeated are read where they are, and probs(i) then is a row of `results` unless
-  // that is null. False: an index lay out of range.
+  // Rows of the weights that need not be repeated are read where they are, and probs(i) then is a row of `results`
+  // unless that is null. False: an index lay out of range.
   bool read(int64_t m, const T* weights, T* results, int64_t first = 0) {
     const AttentionPairs<T>& a = in_.a;
     bool in_range = true;
