@@ -89,9 +89,8 @@ def folded(layer: Layer, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
 def fused(layer: Layer) -> Tensor:
     scale, shift = folded(layer, *ops.attention_statistics(*layer.pairs()))
     relation = ops.attention_relation(*layer.pairs(), scale, shift, layer.weight, layer.bias)
-    norm = layer.second_norm_weight, layer.second_norm_bias
-    rows, _, _ = ops.norm_linear(relation.flatten(0, 1), *norm, layer.second_weight, layer.second_bias)
-    return ops.attention_aggregate(rows.view_as(relation), layer.value, *layer.pairs()[2:])
+    rest = layer.second_norm_weight, layer.second_norm_bias, layer.second_weight, layer.second_bias
+    return ops.norm_attention(relation, *rest, layer.value, *layer.pairs()[2:])[0]
 
 
 def delta(position: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -20,6 +20,12 @@
 namespace pcseg::PCSEG_ISA {
 namespace {
 
+// Asks for a row that is read soon.
+template <class T>
+void fetch_row(const T* row, int64_t length) {
+  for (int64_t c = 0; c < length; c += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + c);
+}
+
 // What every walk over the pairs reads. `queries` false: only the keys (values) and the position code.
 template <class T>
 struct PairInputs {
@@ -91,25 +97,29 @@ class PairBlock {
       start(m);
       for (int64_t e = m * a.num_neighbors; e < (m + 1) * a.num_neighbors; ++e) {
         const int64_t j = a.neighbors[e];
-        if (static_cast<uint64_t>(j) < static_cast<uint64_t>(a.num_key))
-          push(e, m, j, in_.key_row(j), f);
-        else
+        if (static_cast<uint64_t>(j) >= static_cast<uint64_t>(a.num_key)) {
           in_range &= j == a.num_key;
+          continue;
+        }
+        fetch_row(in_.key_row(j), in_.stride);
+        push(e, m, j, f);
       }
     }
     finish(f);
     return in_range;
   }
 
-  // f() for each block of the pairs that name keys begin .. end - 1.
-  template <class F>
-  void for_keys(const KeyPairs& pairs, int64_t begin, int64_t end, F&& f) {
+  // f() for each block of the pairs that name keys begin .. end - 1. fetch(pair, query) asks early for what f reads:
+  // the pairs lie anywhere.
+  template <class Fetch, class F>
+  void for_keys(const KeyPairs& pairs, int64_t begin, int64_t end, const Fetch& fetch, F&& f) {
     const uint32_t width = static_cast<uint32_t>(in_.a.num_neighbors);
     for (int64_t j = begin; j < end; ++j) {
       start(j);
       for (int64_t i = pairs.first(j); i < pairs.first(j + 1); ++i) {
         const int64_t e = pairs.pair(i), m = static_cast<uint32_t>(e) / width;
-        push(e, m, j, in_.query_row(m), f);
+        fetch(e, m);
+        push(e, m, j, f);
       }
     }
     finish(f);
@@ -180,8 +190,7 @@ class PairBlock {
   }
 
   template <class F>
-  void push(int64_t e, int64_t m, int64_t j, const T* fetched, F&& f) {
-    for (int64_t c = 0; c < in_.stride; c += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(fetched + c);
+  void push(int64_t e, int64_t m, int64_t j, F&& f) {
     number_[size_] = e;
     query_[size_] = in_.query_row(m);
     key_[size_] = in_.key_row(j);

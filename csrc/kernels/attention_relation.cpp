@@ -114,10 +114,11 @@ void backward_by_query(const RelationInputs<T>& in, const Projection<T>& project
           block.differences([](int64_t, Vector<T> x) { return x; });
           project(block, m.rows.data());
           for_channels<T>(stride, [&](int64_t c, auto vectors) {
-            through_norm<T, vectors>(block.row(0), m.rows.data(), block.size(), stride, c, in.scale.data(),
-                                     in.shift.data(), scale, shift, [&](int64_t i, int64_t vector, uint16_t bits) {
-                                       passed[block.number(i) * (stride / kLanes<T>) + vector] = bits;
-                                     });
+            through_norm<T, vectors>(
+                block.row(0), block.row(0), m.rows.data(), block.size(), stride, c, in.scale.data(), in.shift.data(),
+                scale, shift, [&](int64_t i, int64_t vector, uint16_t bits) {
+                  passed[block.number(i) * (stride / kLanes<T>) + vector] = bits;
+                });
           });
           const T* grads = project.grads(block, m.grads.data());
           add_weight_gradient(grads, width, m.rows.data(), stride, block.size(), weight);
@@ -149,7 +150,11 @@ void backward_by_key(const RelationInputs<T>& in, const Projection<T>& project, 
       [&](int64_t begin, int64_t end, Memory<T>& m) {
         T* grad = g.pairs.key + begin * channels;
         std::fill_n(grad, (end - begin) * channels, T(0));
-        m.block.for_keys(by_key, begin, end, [&] {
+        const auto fetch = [&](int64_t e, int64_t) {
+          fetch_row(g.grad_out + e * in.a.out_channels, in.a.out_channels);
+          fetch_row(passed + e * vectors, vectors);
+        };
+        m.block.for_keys(by_key, begin, end, fetch, [&] {
           project(m.block, m.rows.data());
           m.block.add_to_owners(g.pairs.key, [&](int64_t i, int64_t c) {
             const uint16_t bits = passed[m.block.number(i) * vectors + c / kLanes<T>];

@@ -79,7 +79,8 @@ void backward(const AttentionPairs<T>& a, const AttentionStatisticsGradients<T>&
   // The gradient is a line, so the sum over a key's pairs follows from the sums of their queries and positions.
   for_parts(a.num_key, pairs, parallel, make, [&](int64_t begin, int64_t end, PairBlock<T>& block) {
     std::fill_n(g.pairs.key + begin * a.channels, (end - begin) * a.channels, T(0));
-    block.for_keys(by_key, begin, end, [&] {
+    const auto fetch = [&](int64_t, int64_t m) { fetch_row(in.query_row(m), in.stride); };
+    block.for_keys(by_key, begin, end, fetch, [&] {
       block.add_to_owners(g.pairs.key, [&](int64_t i, int64_t c) { return load(block.query(i) + c); });
     });
     std::vector<T> position(a.position_channels);

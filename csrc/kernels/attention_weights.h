@@ -52,9 +52,10 @@ class Attention {
   // means(p) = sum over the neighbours of probs * position[p].
   T* means(int64_t p) { return means_.data() + p * weights_.length; }
 
-  // Finds the neighbours of query m and their weights. Rows of the weights that need not be repeated are read where they
-  // are, and probs(i) then is a row of `results` unless that is null. False: an index lay out of range.
-  bool read(int64_t m, const T* weights, T* results) {
+  // Finds the neighbours of query m and their weights; row 0 of `weights` and `results` is that of pair number `first`.
+  // Rows of the weights that need not be repeated are read where they are, and probs(i) then is a row of `results`
+  // unless that is null. False: an index lay out of range.
+  bool read(int64_t m, const T* weights, T* results, int64_t first = 0) {
     const AttentionPairs<T>& a = in_.a;
     bool in_range = true;
     size_ = 0;
@@ -70,29 +71,27 @@ class Attention {
     const bool repeated = weights_.length != weights_.channels;
     for (int64_t i = 0; i < size_; ++i) {
       T* copy = probs_.data() + i * weights_.length;
-      const int64_t at = number(i) * weights_.channels;
+      const int64_t at = (number(i) - first) * weights_.channels;
       weight_[i] = repeated ? copy : weights + at;
       prob_[i] = repeated || !results ? copy : results + at;
     }
     if (repeated)
       with_width(weights_.channels, [&](auto width) {
-        for (int64_t i = 0; i < size_; ++i) weights_.repeat(width, weights + number(i) * width, probs(i));
+        for (int64_t i = 0; i < size_; ++i) weights_.repeat(width, weights + (number(i) - first) * width, probs(i));
       });
     return in_range;
   }
 
   // Copies probs to `results` where they are not there yet.
-  void write(T* results) {
+  void write(T* results, int64_t first = 0) {
     if (weights_.length == weights_.channels) return;
     with_width(weights_.channels, [&](auto width) {
-      for (int64_t i = 0; i < size_; ++i) std::copy_n(probs(i), int64_t{width}, results + number(i) * width);
+      for (int64_t i = 0; i < size_; ++i) std::copy_n(probs(i), int64_t{width}, results + (number(i) - first) * width);
     });
   }
 
   void fetch() const {
-    for (int64_t i = 0; i < size_; ++i)
-      for (int64_t c = 0; c < in_.stride; c += 64 / static_cast<int64_t>(sizeof(T)))
-        __builtin_prefetch(key_.data()[i] + c);
+    for (int64_t i = 0; i < size_; ++i) fetch_row(key_.data()[i], in_.stride);
   }
 
   // The weights were logits: their softmax over the neighbours.
@@ -145,6 +144,18 @@ class Attention {
           sum[v] = multiply_add<T>(load(probs(i) + place[v]), load(key_[i] + first + v * kLanes<T>), sum[v]);
       for (int v = 0; v < vectors; ++v) store(out + first + v * kLanes<T>, sum[v]);
     });
+  }
+
+  // The weights were logits: out[c] = the sum that their softmax weights, for the channels there are. padded: `stride`
+  // numbers to work in.
+  void sum_values(T* out, T* padded) {
+    const int64_t channels = in_.a.channels;
+    if (size_ == 0) return static_cast<void>(std::fill_n(out, channels, T(0)));
+    fetch();
+    softmax();
+    average_positions();
+    collect(in_.stride == channels ? out : padded);
+    if (in_.stride != channels) std::copy_n(padded, channels, out);
   }
 
   // products[i][place] = sum over the channels of that place of grad * (value + delta), but for what all neighbours

@@ -159,13 +159,13 @@ void add_columns(const T* rows, int64_t width, int64_t count, T* sums) {
   });
 }
 
-// A block of `count` padded rows on the way back through a norm and a ReLU. On entry x holds what the norm got and rows
-// the gradient of the ReLU's result; on exit x holds the gradient of what the norm got and rows the ReLU's result.
+// A block of `count` padded rows on the way back through a norm and a ReLU. x is what the norm got; rows hold the
+// gradient of the ReLU's result on entry, that result on exit; grad_x, which may be x, becomes the gradient of x.
 // shift_sums += gradient of the norm's result, scale_sums += that times x. passed(i, vector, bits): where row i's ReLU
 // let something through.
 template <class T, int V, class F>
-void through_norm(T* x, T* rows, int64_t count, int64_t stride, int64_t c, const T* scale, const T* shift,
-                  T* scale_sums, T* shift_sums, const F& passed) {
+void through_norm(const T* x, T* grad_x, T* rows, int64_t count, int64_t stride, int64_t c, const T* scale,
+                  const T* shift, T* scale_sums, T* shift_sums, const F& passed) {
   Vector<T> scales[V], shifts[V], scale_sum[V], shift_sum[V];
   for (int v = 0; v < V; ++v) {
     const int64_t at = c + v * kLanes<T>;
@@ -174,14 +174,15 @@ void through_norm(T* x, T* rows, int64_t count, int64_t stride, int64_t c, const
   }
   for (int64_t i = 0; i < count; ++i)
     for (int v = 0; v < V; ++v) {
-      T *input = x + i * stride + c + v * kLanes<T>, *other = rows + i * stride + c + v * kLanes<T>;
-      const Vector<T> value = load(input), z = multiply_add<T>(scales[v], value, shifts[v]);
+      const int64_t at = i * stride + c + v * kLanes<T>;
+      T* other = rows + at;
+      const Vector<T> value = load(x + at), z = multiply_add<T>(scales[v], value, shifts[v]);
       const uint16_t bits = positive_lanes<T>(z);
       const Vector<T> grad = keep_lanes<T>(bits, load(other));
       passed(i, c / kLanes<T> + v, bits);
       shift_sum[v] += grad;
       scale_sum[v] = multiply_add<T>(grad, value, scale_sum[v]);
-      store(input, scales[v] * grad);
+      store(grad_x + at, scales[v] * grad);
       store(other, z <= Vector<T>{} ? Vector<T>{} : z);
     }
   for (int v = 0; v < V; ++v) {

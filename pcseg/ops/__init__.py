@@ -10,6 +10,7 @@ from pcseg.ops.linear import linear
 from pcseg.ops.local_geometry import LocalGeometry, height_above_minimum, local_geometry
 from pcseg.ops.neighbor_max import neighbor_max
 from pcseg.ops.neighbor_search import PointIndex, knn, point_index, radius_search
+from pcseg.ops.norm_attention import norm_attention
 from pcseg.ops.norm_linear import norm_linear
 from pcseg.ops.potts_energy import potts_energy, potts_energy_csr
 from pcseg.ops.segment_reduce import segment_reduce
@@ -43,6 +44,7 @@ __all__ = [
     "linear",
     "local_geometry",
     "neighbor_max",
+    "norm_attention",
     "norm_linear",
     "point_index",
     "potts_energy",

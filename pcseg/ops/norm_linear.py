@@ -39,7 +39,7 @@ def norm_linear(
     Raises:
         ValueError, TypeError: shapes, dtypes, devices.
     """
-    _check(rows, norm_weight, norm_bias, weight, bias, mean, var)
+    check_norm("norm_linear", rows, norm_weight, norm_bias, weight, bias, mean, var)
     if rows.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
         if mean is None or var is None:
             return torch.ops.pcseg.norm_linear(
@@ -57,7 +57,8 @@ def norm_linear(
     return F.linear(normed.relu(), weight, bias), mean, var
 
 
-def _check(
+def check_norm(
+    op: str,
     rows: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
@@ -66,7 +67,6 @@ def _check(
     mean: Tensor | None,
     var: Tensor | None,
 ) -> None:
-    op = "norm_linear"
     check_float(op, "rows", rows, "(R, C)")
     check_float(op, "weight", weight, "(O, C)")
     channels, outputs = rows.shape[1], weight.shape[0]

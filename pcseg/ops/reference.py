@@ -136,6 +136,23 @@ def norm_linear(
     return normed.relu() @ weight.T + bias, mean, var
 
 
+def norm_attention(
+    relation: Tensor,  # (M, k, G)
+    norm_weight: Tensor,  # (G,)
+    norm_bias: Tensor,  # (G,)
+    weight: Tensor,  # (H, G)
+    bias: Tensor,  # (H,)
+    *pairs: Tensor,  # of attention_aggregate, behind the logits
+    mean: Tensor | None = None,  # (G,)
+    var: Tensor | None = None,  # (G,)
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor, Tensor]:  # (M, C), (G,), (G,)
+    """``pcseg.ops.norm_attention``."""
+    rows = relation.flatten(0, 1)
+    out, mean, var = norm_linear(rows, norm_weight, norm_bias, weight, bias, mean=mean, var=var, eps=eps)
+    return attention_aggregate(out.unflatten(0, relation.shape[:2]), *pairs), mean, var
+
+
 def neighbor_max(
     values: Tensor,  # (N, C)
     neighbors: Tensor,  # (M, H) int64, N where there is no neighbour

@@ -47,7 +47,7 @@ def attention_relation(
     Source: Zhao et al., Point Transformer, ICCV 2021, eq. 3.
     """
     op = "attention_relation"
-    _check_pairs(op, "key", query, key, neighbors, position, position_weight, position_bias)
+    check_pairs(op, "key", query, key, neighbors, position, position_weight, position_bias)
     channels = key.shape[1]
     for name, value in (("scale", scale), ("shift", shift)):
         _check_shape(op, name, value, f"(C = {channels},)", (channels,))
@@ -55,7 +55,7 @@ def attention_relation(
         raise ValueError(f"{op}: weight must be (G >= 1, C = {channels}), got {tuple(weight.shape)}")
     _check_shape(op, "bias", bias, f"(G = {weight.shape[0]},)", (weight.shape[0],))
     values = {"scale": scale, "shift": shift, "weight": weight, "bias": bias}
-    _check_dtypes(op, neighbors, query=query, key=key, **_position(position, position_weight, position_bias), **values)
+    check_dtypes(op, neighbors, query=query, key=key, **_position(position, position_weight, position_bias), **values)
     return torch.ops.pcseg.attention_relation(
         query, key, neighbors, position, position_weight, position_bias, scale, shift, weight, bias
     )
@@ -84,8 +84,8 @@ def attention_statistics(
         RuntimeError: an index outside [0, N].
     """
     op = "attention_statistics"
-    _check_pairs(op, "key", query, key, neighbors, position, position_weight, position_bias)
-    _check_dtypes(op, neighbors, query=query, key=key, **_position(position, position_weight, position_bias))
+    check_pairs(op, "key", query, key, neighbors, position, position_weight, position_bias)
+    check_dtypes(op, neighbors, query=query, key=key, **_position(position, position_weight, position_bias))
     return torch.ops.pcseg.attention_statistics(query, key, neighbors, position, position_weight, position_bias)
 
 
@@ -118,12 +118,12 @@ def attention_aggregate(
     Source: Zhao et al., Point Transformer, ICCV 2021, eq. 3; the authors' code shares a weight among 8 channels.
     """
     op = "attention_aggregate"
-    _check_pairs(op, "value", None, value, neighbors, position, position_weight, position_bias)
+    check_pairs(op, "value", None, value, neighbors, position, position_weight, position_bias)
     rows, places, channels = *neighbors.shape, value.shape[1]
     if logits.ndim != 3 or logits.shape[:2] != (rows, places) or logits.shape[2] < 1 or channels % logits.shape[2]:
         expected = f"(M = {rows}, k = {places}, G) with a G that divides C = {channels}"
         raise ValueError(f"{op}: logits must be {expected}, got {tuple(logits.shape)}")
-    _check_dtypes(op, neighbors, logits=logits, value=value, **_position(position, position_weight, position_bias))
+    check_dtypes(op, neighbors, logits=logits, value=value, **_position(position, position_weight, position_bias))
     return torch.ops.pcseg.attention_aggregate(logits, value, neighbors, position, position_weight, position_bias)
 
 
@@ -167,7 +167,7 @@ def _check_shape(op: str, name: str, value: Tensor, expected: str, shape: tuple[
         raise ValueError(f"{op}: {name} must be {expected}, got {tuple(value.shape)}")
 
 
-def _check_pairs(
+def check_pairs(
     op: str,
     key_name: str,
     query: Tensor | None,
@@ -194,7 +194,7 @@ def _check_pairs(
     _check_shape(op, "position_bias", position_bias, f"(C = {channels},)", (channels,))
 
 
-def _check_dtypes(op: str, neighbors: Tensor, **values: Tensor) -> None:
+def check_dtypes(op: str, neighbors: Tensor, **values: Tensor) -> None:
     check_device(op, neighbors=neighbors, **values)
     dtypes = {name: value.dtype for name, value in values.items()}
     if torch.is_autocast_enabled(neighbors.device.type):  # which casts what is not float64

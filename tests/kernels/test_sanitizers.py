@@ -18,7 +18,9 @@ SOURCES = {
         "grid_subsample", "voxel_features", "segment_reduce", "gather_neighbors", "local_geometry",
         "height_above_minimum",
     ),
-    "vector_attention": ("attention_relation", "attention_statistics", "attention_aggregate"),
+    "vector_attention": (
+        "attention_relation", "attention_statistics", "attention_aggregate", "norm_attention",
+    ),
     "gaussian_filter": ("permutohedral_lattice", "gaussian_filter"),
     "neighbor_search": ("neighbor_search", "point_index", "point_order"),
     "potts_energy": ("potts_energy",),

@@ -1,5 +1,6 @@
 // Vector attention and its gradients under the address and undefined-behaviour sanitizers, on exactly sized heap
 // arrays, with one thread and with several. Exits 0 if nothing was found and both give the same.
+#include "../../../csrc/kernels/norm_attention.h"
 #include "../../../csrc/kernels/vector_attention.h"
 #include "sanitize.h"
 
@@ -59,6 +60,27 @@ struct Attention {
     keep();
     for (const auto* values : {&of_scale, &of_shift, &of_matrix, &of_vector, &of_logits})
       all.insert(all.end(), values->begin(), values->end());
+    for (const bool of_batch : {true, false}) {
+      // Relations of c channels, or of as many as there are logits.
+      for (const int64_t in : {c, g}) {
+        std::vector<T> relation = uniform<T>(m * k * in, 14), of_relation(m * k * in), of_norm(in), of_shift(in);
+        std::vector<T> norm_mean(mean.begin(), mean.begin() + in), norm_var(in, T(1)), of_layer(g * in);
+        const NormAttention<T> norm{{relation.data(), scale.data(), shift.data(), norm_mean.data(), norm_var.data(),
+                                     weight.data(), bias.data(), m * k, in, g, 1e-5, of_batch},
+                                    pairs()};
+        CHECK(run_norm_attention<T>(norm, out_rows.data(), parallel));
+        run_norm_attention_backward<T>(
+            norm,
+            {grad_rows.data(),
+             {nullptr, of_relation.data(), of_norm.data(), of_shift.data(), of_layer.data(), of_vector.data()},
+             grads},
+            parallel);
+        for (const auto* values :
+             {&out_rows, &norm_mean, &norm_var, &of_relation, &of_norm, &of_shift, &of_layer, &of_vector})
+          all.insert(all.end(), values->begin(), values->end());
+        keep();
+      }
+    }
     return all;
   }
 };
