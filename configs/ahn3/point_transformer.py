@@ -28,7 +28,7 @@ def config() -> TrainConfig:
         ),
         loss=LossConfig(lovasz=0.5),
         optim=OptimConfig(lr=5e-3, weight_decay=1e-2),
-        steps=1200,
+        steps=600,
         average=0.99,
         time_limit=270.0,
     )

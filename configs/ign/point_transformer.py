@@ -22,13 +22,13 @@ def config() -> TrainConfig:
         model=PointTransformerConfig(
             voxel_size=0.4,
             widths=(32, 64, 128, 256),
-            encoder_blocks=(1, 1, 1, 1),
-            decoder_blocks=(0, 0, 0, 1),
+            encoder_blocks=(1, 2, 2, 1),
+            decoder_blocks=(1, 1, 1, 1),
             neighbors=(8, 16, 16, 16),
         ),
         loss=LossConfig(lovasz=1.0, class_weights="inverse_sqrt"),
         optim=OptimConfig(lr=5e-3, weight_decay=1e-2),
-        steps=1200,
+        steps=500,
         average=0.99,
         time_limit=270.0,
     )
