@@ -91,6 +91,9 @@ class PairNorm(nn.BatchNorm1d):
         self.num_batches_tracked.add_(1)
 
 
+Pairs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # value, neighbors, position, its weight and bias
+
+
 class VectorAttention(nn.Module):
     """Softmax over neighbours of one weight for each group of channels, times value and position encoding.
 
@@ -133,14 +136,8 @@ class VectorAttention(nn.Module):
         else:
             mean, var = norm.running_mean, norm.running_var
         relation = ops.attention_relation(*pairs, *norm.fold(mean, var), self.relation.weight, self.relation.bias)
-        return ops.attention_aggregate(
-            self._logits(relation, near),
-            ops.linear(feats, self.value.weight),
-            near.neighbors,
-            position,
-            self.position_out.weight,
-            self.position_out.bias + self.value.bias,
-        )
+        value, value_bias = ops.linear(feats, self.value.weight), self.position_out.bias + self.value.bias
+        return self._attend(relation, near, (value, near.neighbors, position, self.position_out.weight, value_bias))
 
     def _position(self, near: Neighborhood) -> Tensor:  # (N, k, D)
         """Hidden layer of the position encoding; the statistics of a linear layer follow from those of its input."""
@@ -154,31 +151,27 @@ class VectorAttention(nn.Module):
         scale, shift = norm.fold(mean, var)
         return F.relu_(of_coords(near.relative, weight * scale.unsqueeze(1), bias * scale + shift))
 
-    def _logits(self, relation: Tensor, near: Neighborhood) -> Tensor:  # (N, k, G) -> (N, k, G)
-        """Norm, ReLU and the last linear layer; empty places of ``relation`` are 0 and stay out of the statistics."""
+    def _attend(self, relation: Tensor, near: Neighborhood, pairs: Pairs) -> Tensor:  # (N, k, G) -> (N, C)
+        """Norm, ReLU and the last linear layer give the weights of the sum over ``pairs``."""
         norm, last = self.weight_norm, self.weight_out
-        if norm.of_batch(len(relation)) and not near.complete:
+        of_batch = norm.of_batch(len(relation))
+        if of_batch and not near.complete:
+            # Empty places of ``relation`` are 0 and stay out of the statistics.
             present = (near.neighbors < len(relation)).unsqueeze(2)
             total = near.count.clamp(min=1)
             mean = relation.sum((0, 1)) / total
             var = torch.where(present, relation - mean, 0.0).square().sum((0, 1)) / total
             norm.note(mean, var, near.count)
             scale, shift = norm.fold(mean, var)
-            return F.linear(F.relu(relation * scale + shift), last.weight, last.bias)
-        known = None if norm.of_batch(len(relation)) else (norm.running_mean, norm.running_var)
-        logits, mean, var = ops.norm_linear(
-            relation.flatten(0, 1),
-            norm.weight,
-            norm.bias,
-            last.weight,
-            last.bias,
-            mean=None if known is None else known[0],
-            var=None if known is None else known[1],
-            eps=norm.eps,
+            logits = F.linear(F.relu(relation * scale + shift), last.weight, last.bias)
+            return ops.attention_aggregate(logits, *pairs)
+        mean, var = (None, None) if of_batch else (norm.running_mean, norm.running_var)
+        out, mean, var = ops.norm_attention(
+            relation, norm.weight, norm.bias, last.weight, last.bias, *pairs, mean=mean, var=var, eps=norm.eps
         )
-        if known is None:
+        if of_batch:
             norm.note(mean, var, near.count)
-        return logits.view(relation.shape)
+        return out
 
 
 class AttentionBlock(nn.Module):
