@@ -1,4 +1,4 @@
-// A walk through the index: which leaves are near a box, and the distances to their points.
+// A walk through the index: which leaves are near a box or a point, and the distances to their points.
 #pragma once
 
 #include <algorithm>
@@ -6,6 +6,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "nearest_list.h"
 #include "point_index.h"
 #include "simd.h"
 
@@ -151,7 +152,31 @@ class LeafWalk {
     return found;
   }
 
+  // The nearest of the cloud's points, nearest boxes first, into a list that the caller has reset.
+  void nearest(const Point& p, const CloudRange& range, NearestList<T>& list) const {
+    descend(range.top, range.top_group(), p, range, list);
+    list.finish();
+  }
+
  private:
+  void descend(int level, int64_t group, const Point& p, const CloudRange& range, NearestList<T>& list) const {
+    Lanes<T> sq_dist = sq_dist_to_boxes(index_.boxes(level, group), kFanOut, p, p);
+    sq_dist = keep(range.members(level, group), sq_dist, kInfinity);
+    const int32_t* lowest_row = index_.lowest_rows(level, group);
+    while (true) {
+      const T nearest = smallest(sq_dist);
+      if (!(nearest <= list.limit())) return;
+      const int lane = __builtin_ctz(equal(sq_dist, Lanes<T>::fill(nearest)));
+      sq_dist = replace(sq_dist, lane, kInfinity);
+      if (nearest == list.limit() && lowest_row[lane] >= list.limit_row()) continue;
+      const int64_t child = group * kFanOut + lane;
+      if (level > 0)
+        descend(level - 1, child, p, range, list);
+      else
+        list.push(sq_dist_to_points(index_.coords(child), p), index_.rows(child));
+    }
+  }
+
   const PointIndex<T>& index_;
   int dim_;
 };

@@ -1,6 +1,7 @@
 #include "point_order.h"
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
 #include <mutex>
 
@@ -221,7 +222,17 @@ bool is_finite(const T* point, int64_t dim) {
 
 // rows[begin .. end): the finite ones, then the others. Returns how many are finite.
 template <class T>
-int64_t list_rows(const T* coords, int64_t dim, int64_t begin, int64_t end, int32_t* rows) {
+int64_t list_rows(const T* coords, int64_t dim, int64_t begin, int64_t end, int32_t* rows, const Parallel& parallel) {
+  std::atomic<bool> all_finite{true};
+  parallel.ranges(end - begin, kSerialBelow, [&](int64_t first, int64_t last) {
+    bool finite = true;
+    for (int64_t i = begin + first; i < begin + last; ++i) {
+      rows[i] = static_cast<int32_t>(i);
+      finite &= is_finite(coords + i * dim, dim);
+    }
+    if (!finite) all_finite = false;
+  });
+  if (all_finite) return end - begin;
   int64_t finite = begin;
   for (int64_t i = begin; i < end; ++i) {
     rows[finite] = static_cast<int32_t>(i);
@@ -238,7 +249,7 @@ PointOrder order(const T* coords, const int64_t* offsets, int64_t num_clouds, in
   const Sorter<T, D> sorter(coords, dim);
   const auto sort_cloud = [&](int64_t cloud, Keys& keys, const Parallel& threads) {
     int32_t* rows = result.rows.data();
-    result.num_finite[cloud] = list_rows(coords, dim, offsets[cloud], offsets[cloud + 1], rows);
+    result.num_finite[cloud] = list_rows(coords, dim, offsets[cloud], offsets[cloud + 1], rows, threads);
     sorter.sort(rows + offsets[cloud], result.num_finite[cloud], keys, threads);
   };
   // Tasks of whole small clouds, then the large clouds with all threads for each.

@@ -48,6 +48,19 @@ def _crowded() -> Tensor:
     return torch.cat([uniform(100, 3).repeat(7, 1), last_bits])
 
 
+def _around_a_sphere(k: int) -> Search:
+    """Queries near the centre of a sphere of points: all leaves are about as far, more than a group's walk keeps."""
+    points = uniform(6000, 3) - 0.5
+    return two(uniform(40, 3, seed=1) * 1e-3, points / points.norm(dim=1, keepdim=True), k)
+
+
+def _mixed_queries(k: int) -> Search:
+    """Queries in a row along a line, then scattered ones, far ones, and copies of points."""
+    points = torch.cat([uniform(1500, 3), uniform(1500, 3) * 0.01])
+    line = torch.linspace(-0.2, 1.2, 400)[:, None] * torch.tensor([1.0, 0.7, 0.4])
+    return two(torch.cat([line, uniform(200, 3, seed=1), uniform(60, 3, seed=2) * 1e4, points[::15]]), points, k)
+
+
 NOT_FINITE = {3: [torch.nan] * 3, 5: [0, torch.inf, 0], 9: [-torch.inf, torch.nan, 0], 11: [1e30, 0, 0]}
 
 SEARCH_CASES: dict[str, Callable[[], Search]] = {
@@ -60,6 +73,16 @@ SEARCH_CASES: dict[str, Callable[[], Search]] = {
     "self_in_clouds": lambda: self_search(uniform(2500, 3), 12, [900, 0, 1, 15, 17, 600, 967]),
     **{f"k_{k}": lambda k=k: self_search(uniform(1200, 3), k) for k in (1, 2, 3, 32, 64, 65, 200)},
     "k_1_query": lambda: two(uniform(700, 3, seed=1), uniform(900, 3), 1),
+    **{f"k_{k}_sphere": lambda k=k: _around_a_sphere(k) for k in (1, 3, 16)},
+    **{f"k_{k}_mixed_queries": lambda k=k: _mixed_queries(k) for k in (1, 2, 3, 16)},
+    "k_3_clouds": lambda: Search(
+        uniform(400, 3, seed=1), uniform(500, 3), 3, offsets_of([90, 0, 130, 9, 171]), offsets_of([100, 1, 2, 0, 397])
+    ),
+    "k_3_ties": lambda: two((uniform(500, 3, seed=1) * 6).round() / 6, (uniform(1500, 3) * 6).round() / 6, 3),
+    "k_3_duplicates": lambda: self_search(uniform(1, 3).repeat(900, 1), 3),
+    "k_2_crowded": lambda: self_search(_crowded(), 2),
+    "k_2_f64": lambda: two(uniform(300, 3, torch.float64, seed=1), uniform(900, 3, torch.float64), 2),
+    "k_3_small_clouds": lambda: self_search(uniform(3996, 3), 3, [n % 9 for n in range(1000)]),
     "k_beyond_all": lambda: two(uniform(50, 3, seed=1), uniform(40, 3), 60),
     "k_beyond_all_sorted": lambda: two(uniform(50, 3, seed=1), uniform(40, 3), 100),
     "empty_clouds": lambda: Search(

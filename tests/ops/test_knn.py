@@ -73,7 +73,9 @@ def test_every_instruction_set(name: str, isa: str) -> None:
     assert_equal(found, run(case))
 
 
-@pytest.mark.parametrize("name", ["threads", "self_in_clouds", "small_clouds", "crowded"])
+@pytest.mark.parametrize(
+    "name", ["threads", "self_in_clouds", "small_clouds", "crowded", "k_1_mixed_queries", "k_3_clouds"]
+)
 def test_every_thread_count(name: str, threads: int) -> None:
     case = SEARCH_CASES[name]()
     found = run(case)

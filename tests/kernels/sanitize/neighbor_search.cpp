@@ -61,12 +61,25 @@ template <class T>
 void run() {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   for (int64_t dim = 1; dim <= 8; ++dim)
-    for (int64_t k : {1, 64, 65}) {
+    for (int64_t k : {1, 3, 64, 65}) {
       const std::vector<T> support = uniform<T>(700 * dim, 1), query = uniform<T>(90 * dim, 2);
       check<T>(query, support, {0, 0, 30, 90}, {0, 17, 100, 700}, dim, k, kInfinity);
       check<T>(query, support, {0, 90}, {0, 700}, dim, k, T(0.04));
       check<T>(support, support, {0, 700}, {0, 700}, dim, k, kInfinity);
     }
+  // Queries that are as far from all leaves, more than a walk keeps; and from all of them too far.
+  std::vector<T> sphere = uniform<T>(3 * 6000, 5), near_centre = uniform<T>(3 * 40, 6);
+  for (size_t i = 0; i < sphere.size(); i += 3) {
+    T* p = sphere.data() + i;
+    for (int d = 0; d < 3; ++d) p[d] -= T(0.5);
+    const T norm = std::sqrt(p[0] * p[0] + p[1] * p[1] + p[2] * p[2]);
+    for (int d = 0; d < 3; ++d) p[d] /= norm;
+  }
+  for (T& x : near_centre) x *= T(1e-3);
+  for (int64_t k : {1, 3, 16}) {
+    check<T>(near_centre, sphere, {0, 40}, {0, 6000}, 3, k, kInfinity);
+    check<T>(near_centre, sphere, {0, 40}, {0, 6000}, 3, k, T(0.25));
+  }
   check<T>({}, {}, {0}, {0}, 3, 4, kInfinity);
   check<T>({}, {}, {0, 0}, {0, 0}, 3, 4, kInfinity);
   check<T>(uniform<T>(30, 1), {}, {0, 10}, {0, 0}, 3, 4, kInfinity);
