@@ -130,35 +130,33 @@ py::tuple grid_subsample(const Coords<T>& coords, double voxel_size, const Offse
   check_offsets(op, offsets, coords.shape(0));
   const int64_t points = coords.shape(0), clouds = offsets.size() - 1;
   py::array_t<int64_t> voxel_of_point(points), order(points), voxel_offsets(clouds + 1);
-  const GridVoxels<T> a{.coords = coords.data(),
-                        .offsets = offsets.data(),
-                        .voxel_of_point = voxel_of_point.mutable_data(),
-                        .num_points = points,
-                        .num_clouds = clouds,
-                        .dims = static_cast<int>(coords.shape(1)),
-                        .voxel_size = static_cast<T>(voxel_size)};
-  expect(a.voxel_size > 0, op, "voxel_size must be positive");
+  py::array_t<int64_t> point_offsets;
+  const GridSubsample<T> a{.voxels = {.coords = coords.data(),
+                                      .offsets = offsets.data(),
+                                      .voxel_of_point = voxel_of_point.mutable_data(),
+                                      .num_points = points,
+                                      .num_clouds = clouds,
+                                      .dims = static_cast<int>(coords.shape(1)),
+                                      .voxel_size = static_cast<T>(voxel_size)},
+                           .order = order.mutable_data(),
+                           .voxel_offsets = voxel_offsets.mutable_data(),
+                           .point_offsets =
+                               [](void* made, int64_t size) {
+                                 const py::gil_scoped_acquire held;
+                                 auto& array = *static_cast<py::array_t<int64_t>*>(made);
+                                 array = py::array_t<int64_t>(size);
+                                 return array.mutable_data();
+                               },
+                           .context = &point_offsets};
+  expect(a.voxels.voxel_size > 0, op, "voxel_size must be positive");
   int64_t count;
   {
     const py::gil_scoped_release released;
-    count = run_grid_voxels(a, own_threads(threads));
+    count = run_grid_subsample(a, own_threads(threads));
   }
   expect(count >= 0, op,
          "row " + std::to_string(-1 - count) +
              " of coords is not finite, or its cell floor(coord / voxel_size) is beyond +-2^31: recentre or drop it");
-  py::array_t<int64_t> point_offsets(count + 1);
-  const GridOrder b{.voxel_of_point = a.voxel_of_point,
-                    .offsets = a.offsets,
-                    .order = order.mutable_data(),
-                    .point_offsets = point_offsets.mutable_data(),
-                    .voxel_offsets = voxel_offsets.mutable_data(),
-                    .num_points = points,
-                    .num_voxels = count,
-                    .num_clouds = clouds};
-  {
-    const py::gil_scoped_release released;
-    run_grid_order(b, own_threads(threads));
-  }
   return py::make_tuple(voxel_of_point, order, point_offsets, voxel_offsets);
 }
 

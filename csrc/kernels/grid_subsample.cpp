@@ -87,11 +87,13 @@ struct CellBox {
 };
 
 template <class T>
-bool find_boxes(const GridVoxels<T>& a, const Parallel& parallel, std::vector<CellBox>& cells) {
+bool find_boxes(const GridVoxels<T>& a, Team& team, std::vector<CellBox>& cells) {
+  constexpr int64_t chunk = 16384;
   std::vector<Box<T>> boxes(a.num_clouds);
   std::mutex mutex;
   std::atomic<bool> finite{true};
-  parallel.ranges(a.num_points, 16384, [&](int64_t begin, int64_t end) {
+  team.tasks((a.num_points + chunk - 1) / chunk, [&](int64_t task, int) {
+    const int64_t begin = task * chunk, end = std::min(a.num_points, begin + chunk);
     for_clouds(a.offsets, a.num_clouds, begin, end, [&](int64_t cloud, int64_t first, int64_t last) {
       Box<T> box;
       const T* rows = a.coords + first * a.dims;
@@ -164,11 +166,11 @@ void fill_keys(const GridVoxels<T>& a, const Linear& l, bool ranked, int64_t fir
   }
 }
 
+// Fills voxel_of_point and counts the points of the voxels; returns whether all cells fit.
 template <class T>
-int64_t run_voxels(const GridVoxels<T>& a, const Parallel& parallel) {
-  if (a.num_points == 0) return 0;
+bool find_voxels(const GridVoxels<T>& a, Team& team, RankCounts& counted) {
   std::vector<CellBox> cells(a.num_clouds);
-  if (!find_boxes(a, parallel, cells)) return -1 - first_bad_row(a);
+  if (!find_boxes(a, team, cells)) return false;
 
   constexpr uint64_t limit = 1ull << 63;
   std::array<uint64_t, max_grid_dims> widest{};
@@ -201,51 +203,41 @@ int64_t run_voxels(const GridVoxels<T>& a, const Parallel& parallel) {
   }
 
   for (int first = 0;;) {
-    const int64_t count = dense_rank(a.voxel_of_point, a.num_points, bound, parallel, [&](int64_t begin, int64_t end) {
+    const auto fill = [&](int64_t begin, int64_t end) {
       for_clouds(a.offsets, a.num_clouds, begin, end, [&](int64_t cloud, int64_t from, int64_t to) {
         Linear l = linear(cells[cloud], first == 0 ? cells[cloud].extent : widest, first, last);
         if (first == 0) l.constant += cells[cloud].before;
         with_dims(a.dims, [&](auto dims) { fill_keys<T, dims>(a, l, first > 0, from, to); });
       });
-    });
-    if (last == a.dims) return count;
+    };
+    dense_rank(a.voxel_of_point, a.num_points, bound, team, fill, counted);
+    if (last == a.dims) return true;
     // Further stages refine the ranks by the axes that are left: at most 2^31 ranks by at least one axis of 2^32 cells.
     first = last;
-    for (bound = static_cast<uint64_t>(count); last < a.dims && bound <= (limit - 1) / widest[last]; ++last)
+    for (bound = static_cast<uint64_t>(counted.ranks); last < a.dims && bound <= (limit - 1) / widest[last]; ++last)
       bound *= widest[last];
   }
 }
 
-// A counting sort by voxel. Parts of the points count alone and write alone.
-void run_order(const GridOrder& a, const Parallel& parallel) {
-  constexpr int64_t ahead = 32, most_parts = 16;
-  const int64_t n = a.num_points, voxels = a.num_voxels;
-  const int64_t parts = std::clamp<int64_t>(n / 8192, 1, std::min<int64_t>(parallel.threads(), most_parts));
-  AlignedArray<int32_t> places(parts * voxels);  // [part][voxel] how many, then where the next one goes
-  const auto split = [&](int64_t rows, int64_t count, auto&& f) {
-    parallel.ranges(count, 1, [&](int64_t first, int64_t last) {
-      for (int64_t part = first; part < last; ++part) f(part, rows * part / count, rows * (part + 1) / count);
-    });
+// The rest of a counting sort by voxel. Parts of the points have counted alone and write alone.
+void sort_points(const GridOrder& a, Team& team, RankCounts& counted) {
+  constexpr int64_t ahead = 32;
+  const int64_t n = a.num_points, voxels = a.num_voxels, parts = counted.parts;
+  const int64_t blocks = std::clamp<int64_t>(voxels / 16384, 1, parts);
+  const auto for_blocks = [&](auto&& f) {
+    team.tasks(blocks, [&](int64_t block, int) { f(block, voxels * block / blocks, voxels * (block + 1) / blocks); });
   };
-
-  split(n, parts, [&](int64_t part, int64_t begin, int64_t end) {
-    int32_t* const count = places.data() + part * voxels;
-    const int64_t* const voxel_of_point = a.voxel_of_point;
-    std::fill_n(count, voxels, 0);
-    for (int64_t i = begin; i < end; ++i) ++count[voxel_of_point[i]];
-  });
-
-  const int64_t blocks = std::clamp<int64_t>(voxels / 65536, 1, parts);
   std::vector<int32_t> before(blocks, 0);  // points in the voxels of earlier blocks
   if (blocks > 1)
-    split(voxels, blocks, [&](int64_t block, int64_t begin, int64_t end) {
+    for_blocks([&](int64_t block, int64_t begin, int64_t end) {
       for (int64_t part = 0; part < parts; ++part) {
-        const int32_t* const count = places.data() + part * voxels;
+        const int32_t* const count = counted.of(part);
         before[block] = std::accumulate(count + begin, count + end, before[block]);
       }
     });
   std::exclusive_scan(before.begin(), before.end(), before.begin(), 0);
-  split(voxels, blocks, [&](int64_t block, int64_t begin, int64_t end) {
+  for_blocks([&](int64_t block, int64_t begin, int64_t end) {  // counts become places
+    int32_t* const places = counted.counts.data();
     int32_t at = before[block];
     for (int64_t voxel = begin; voxel < end; ++voxel) {
       a.point_offsets[voxel] = at;
@@ -254,10 +246,11 @@ void run_order(const GridOrder& a, const Parallel& parallel) {
   });
   a.point_offsets[voxels] = n;
 
-  split(n, parts, [&](int64_t part, int64_t begin, int64_t end) {
-    int32_t* const next = places.data() + part * voxels;
+  team.tasks(parts, [&](int64_t part, int) {
+    int32_t* const next = counted.of(part);
     const int64_t* const voxel_of_point = a.voxel_of_point;
     int64_t* const order = a.order;
+    const int64_t begin = counted.begin(part), end = counted.begin(part + 1);
     for (int64_t i = begin; i < end; ++i) {
       __builtin_prefetch(next + voxel_of_point[std::min(i + 2 * ahead, n - 1)], 1);
       __builtin_prefetch(order + next[voxel_of_point[std::min(i + ahead, n - 1)]], 1);
@@ -272,10 +265,34 @@ void run_order(const GridOrder& a, const Parallel& parallel) {
                                                                       : a.voxel_of_point[a.order[a.offsets[cloud]]];
 }
 
+template <class T>
+int64_t run(const GridSubsample<T>& a, const Parallel& parallel) {
+  constexpr int64_t most_parts = 8;  // each has an array over the voxels
+  const GridVoxels<T>& v = a.voxels;
+  int64_t result = 0;
+  Team::run(parallel, v.num_points / 8192, [&](Team& team) {
+    RankCounts counted(v.num_points, std::min<int64_t>(team.threads(), most_parts));
+    if (v.num_points > 0 && !find_voxels(v, team, counted)) {
+      result = -1 - first_bad_row(v);
+      return;
+    }
+    result = counted.ranks;
+    const GridOrder order{.voxel_of_point = v.voxel_of_point,
+                          .offsets = v.offsets,
+                          .order = a.order,
+                          .point_offsets = a.point_offsets(a.context, result + 1),
+                          .voxel_offsets = a.voxel_offsets,
+                          .num_points = v.num_points,
+                          .num_voxels = result,
+                          .num_clouds = v.num_clouds};
+    sort_points(order, team, counted);
+  });
+  return result;
+}
+
 }  // namespace
 
-int64_t grid_voxels(const GridVoxels<float>& a, const Parallel& parallel) { return run_voxels(a, parallel); }
-int64_t grid_voxels(const GridVoxels<double>& a, const Parallel& parallel) { return run_voxels(a, parallel); }
-void grid_order(const GridOrder& a, const Parallel& parallel) { run_order(a, parallel); }
+int64_t grid_subsample(const GridSubsample<float>& a, const Parallel& parallel) { return run(a, parallel); }
+int64_t grid_subsample(const GridSubsample<double>& a, const Parallel& parallel) { return run(a, parallel); }
 
 }  // namespace pcseg::PCSEG_ISA

@@ -39,14 +39,24 @@ struct GridOrder {
   int64_t num_clouds;
 };
 
-PCSEG_KERNEL(int64_t grid_voxels(const GridVoxels<float>& a, const Parallel& parallel))
-PCSEG_KERNEL(int64_t grid_voxels(const GridVoxels<double>& a, const Parallel& parallel))
-PCSEG_KERNEL(void grid_order(const GridOrder& a, const Parallel& parallel))
+// Both at once, as a CPU does it: for one start of threads, and the points are counted while they get their voxels.
+template <class T>
+struct GridSubsample {
+  GridVoxels<T> voxels;
+  int64_t* order;
+  int64_t* voxel_offsets;
+  // Asked once for point_offsets when their number is known, on the calling thread. Not where a row is bad.
+  int64_t* (*point_offsets)(void* context, int64_t size);
+  void* context;
+};
+
+// Returns what GridVoxels says.
+PCSEG_KERNEL(int64_t grid_subsample(const GridSubsample<float>& a, const Parallel& parallel))
+PCSEG_KERNEL(int64_t grid_subsample(const GridSubsample<double>& a, const Parallel& parallel))
 
 template <class T>
-int64_t run_grid_voxels(const GridVoxels<T>& a, const Parallel& parallel) {
-  PCSEG_DISPATCH(grid_voxels, a, parallel);
+int64_t run_grid_subsample(const GridSubsample<T>& a, const Parallel& parallel) {
+  PCSEG_DISPATCH(grid_subsample, a, parallel);
 }
-inline void run_grid_order(const GridOrder& a, const Parallel& parallel) { PCSEG_DISPATCH(grid_order, a, parallel); }
 
 }  // namespace pcseg

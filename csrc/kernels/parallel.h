@@ -12,7 +12,8 @@ class Parallel {
  public:
   using Body = void (*)(void* context, int64_t begin, int64_t end);
   // Calls body on disjoint ranges that cover [0, n), each at least `grain` long where n allows, and returns when all
-  // are done. An exception thrown by body reaches the caller.
+  // are done. The range that begins at 0 runs on the calling thread, before any other that this thread runs. An
+  // exception thrown by body reaches the caller.
   using Run = void (*)(int64_t n, int64_t grain, Body body, void* context);
 
   Parallel(Run run, int threads) : run_(run), threads_(std::max(threads, 1)) {}

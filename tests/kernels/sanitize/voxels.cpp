@@ -43,16 +43,28 @@ std::vector<T> random_values(std::mt19937& rng, int64_t n, double scale) {
   return values;
 }
 
+// grid_subsample with point_offsets in a vector.
+template <class T>
+int64_t grid(const GridVoxels<T>& a, std::vector<int64_t>& order, std::vector<int64_t>& bounds,
+             std::vector<int64_t>& cloud, const Parallel& parallel) {
+  const auto make = [](void* made, int64_t size) {
+    auto& vector = *static_cast<std::vector<int64_t>*>(made);
+    vector.resize(size);
+    return vector.data();
+  };
+  return run_grid_subsample<T>({a, order.data(), cloud.data(), make, &bounds}, parallel);
+}
+
 template <class T>
 void voxels(std::mt19937& rng, int64_t n, int dims, int64_t channels, double scale, const Parallel& parallel) {
   const std::vector<T> coords = random_values<T>(rng, n * dims, scale), feats = random_values<T>(rng, n * channels, 1);
   const std::vector<int64_t> offsets{0, n / 3, n / 3, n};
   std::vector<int64_t> voxel(n), order(n), cloud(4), labels(n);
   for (int64_t& label : labels) label = static_cast<int64_t>(rng() % 300) - 1;
-  const int64_t count = run_grid_voxels<T>({coords.data(), offsets.data(), voxel.data(), n, 3, dims, T(0.5)}, parallel);
+  std::vector<int64_t> bounds;
+  const int64_t count = grid<T>({coords.data(), offsets.data(), voxel.data(), n, 3, dims, T(0.5)}, order, bounds, cloud,
+                                parallel);
   expect(count >= 0 && count <= n, "number of voxels");
-  std::vector<int64_t> bounds(count + 1);
-  run_grid_order({voxel.data(), offsets.data(), order.data(), bounds.data(), cloud.data(), n, count, 3}, parallel);
   expect(bounds[count] == n && cloud[3] == count, "all points are in voxels");
   for (int64_t v = 0; v < count; ++v)
     for (int64_t i = bounds[v]; i < bounds[v + 1]; ++i) expect(voxel[order[i]] == v, "order sorts by voxel");
@@ -115,9 +127,9 @@ void heights(std::mt19937& rng, int64_t n, const Parallel& parallel) {
     for (int d = 0; d < 2; ++d) plane[i * 2 + d] = coords[i * 3 + d];
   const std::vector<int64_t> offsets{0, n / 2, n};
   std::vector<int64_t> cell(n), order(n), cloud(3);
-  const int64_t count = run_grid_voxels<T>({plane.data(), offsets.data(), cell.data(), n, 2, 2, T(0.5)}, parallel);
-  std::vector<int64_t> bounds(count + 1);
-  run_grid_order({cell.data(), offsets.data(), order.data(), bounds.data(), cloud.data(), n, count, 2}, parallel);
+  std::vector<int64_t> bounds;
+  const int64_t count = grid<T>({plane.data(), offsets.data(), cell.data(), n, 2, 2, T(0.5)}, order, bounds, cloud,
+                                parallel);
   expect(run_height_above_minimum<T>({coords.data(), cell.data(), order.data(), bounds.data(), cloud.data(),
                                       height.data(), n, count, 2, T(0.5)},
                                      parallel),
