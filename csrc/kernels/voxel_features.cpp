@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "aligned_array.h"
+#include "team.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -24,6 +25,16 @@ struct Wide {
 };
 template <class T, int Lanes>
 using Vector = typename Wide<T, Lanes>::type;
+
+template <class T, int Lanes>
+inline void add_to(Vector<double, Lanes>& sum, const Vector<T, Lanes>& x) {
+#if defined(__AVX__)  // gcc takes the upper half through memory
+  if constexpr (Lanes == 4 && sizeof(T) == sizeof(float))
+    sum += reinterpret_cast<Vector<double, 4>>(_mm256_cvtps_pd(reinterpret_cast<__m128>(x)));
+  else
+#endif
+    sum += __builtin_convertvector(x, Vector<double, Lanes>);
+}
 
 // The most frequent label of a voxel whose labels differ. Low classes are counted in a table, any others sorted.
 class Majority {
@@ -107,10 +118,10 @@ inline int64_t places_in_range(const int64_t* values, int64_t count, int64_t beg
 
 enum class Feats { none, narrow, wide };  // narrow: up to four channels, in the record; wide: summed in the output
 
-// The points are walked in their own order, so that they are read in sequence, and added to their voxels' records. Each
+// Adds the points to their voxels' records. They are walked in their own order, so that they are read in sequence. Each
 // part owns a range of voxels: every sum runs in the order of the points however many parts there are.
 template <class C, class F, int CoordLanes, Feats feats_kind>
-struct Part {
+struct Adding {
   using Sums = Record<F, CoordLanes>;
   static constexpr int64_t padded = CoordLanes;  // rows: reading all lanes of a row stays within these many
 
@@ -118,8 +129,6 @@ struct Part {
   Sums* const records;
   int64_t begin, end;
   int64_t points = 0, lowest = 0;  // points found in the range; the lowest label
-  bool rows_exist = true;
-  Majority majority;
 
   void run() {
     std::fill_n(reinterpret_cast<char*>(records + begin), (end - begin) * sizeof(Sums), 0);
@@ -133,7 +142,6 @@ struct Part {
     std::vector<F> feats(padded * channels + 4);
     std::copy(a.feats + last * channels, a.feats + a.num_points * channels, feats.begin());
     add(last, a.num_points - last, coords, feats.data());
-    if (lowest >= -1) finish();
   }
 
   // Adds the points of the range among `rows` ones from `first` on; coords and feats are those of the first.
@@ -158,7 +166,7 @@ struct Part {
       Sums& to = records[v];
       Vector<C, CoordLanes> x;
       std::memcpy(&x, coords + row * dims, sizeof x);
-      to.coords += __builtin_convertvector(x, decltype(to.coords));
+      add_to<C, CoordLanes>(to.coords, x);
       if constexpr (feats_kind == Feats::narrow) {
         Vector<F, 4> f;
         std::memcpy(&f, feats + row * channels, sizeof f);
@@ -182,8 +190,19 @@ struct Part {
     }
     this->lowest = lowest;
   }
+};
 
-  void finish() {
+// Turns records into what is asked for.
+template <class C, class F, int CoordLanes, Feats feats_kind>
+struct Finishing {
+  using Sums = Record<F, CoordLanes>;
+
+  const VoxelFeatures<C, F>& a;
+  const Sums* const records;
+  bool rows_exist = true;
+  Majority majority;
+
+  void run(int64_t begin, int64_t end) {
     for (int64_t v = begin; v < end; ++v) {
       const int64_t points = a.point_offsets[v + 1] - a.point_offsets[v], left = end - v;
       const Sums& sums = records[v];
@@ -215,7 +234,7 @@ struct Part {
     return rows_exist ? majority.of(a.labels, rows, count) : -1;
   }
 
-  // Stores the first `width` lanes; whole where all lanes fit into this part's rows that are still to come.
+  // Stores the first `width` lanes; whole where all lanes fit into the rows of this run that are still to come.
   template <class V, class T>
   static void store(const V& x, T* to, int64_t width, int64_t rows_left) {
     if (width * rows_left >= static_cast<int64_t>(sizeof x / sizeof(T))) {
@@ -227,9 +246,9 @@ struct Part {
 };
 
 template <int CoordLanes, Feats feats, class C, class F>
-VoxelFault run_parts(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
-  using Part = Part<C, F, CoordLanes, feats>;
-  AlignedArray<typename Part::Sums> records(a.num_voxels);
+VoxelFault run_records(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
+  constexpr int64_t block = 2048;  // voxels to finish at a time: whoever came late to the adding does fewer
+  AlignedArray<Record<F, CoordLanes>> records(a.num_voxels);
   std::atomic<int64_t> points{0};
   std::atomic<bool> rows_exist{true}, labels_fit{true};
   const int64_t parts = std::clamp<int64_t>(a.num_points / 8192, 1, parallel.threads());
@@ -238,12 +257,21 @@ VoxelFault run_parts(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
     return std::lower_bound(a.point_offsets, a.point_offsets + a.num_voxels, a.num_points * part / parts) -
            a.point_offsets;
   };
-  parallel.ranges(parts, 1, [&](int64_t first, int64_t last) {
-    const auto part = std::make_unique<Part>(a, records.data(), bound(first), bound(last));
-    part->run();
-    points += part->points;
-    if (!part->rows_exist) rows_exist = false;
-    if (part->lowest < -1) labels_fit = false;
+  Team::run(parallel, parts, [&](Team& team) {
+    team.tasks(parts, [&](int64_t part, int) {
+      Adding<C, F, CoordLanes, feats> adding{a, records.data(), bound(part), bound(part + 1)};
+      adding.run();
+      points += adding.points;
+      if (adding.lowest < -1) labels_fit = false;
+    });
+    if (points != a.num_points || !labels_fit) return;
+    std::vector<std::unique_ptr<Finishing<C, F, CoordLanes, feats>>> finishing(team.threads());
+    team.tasks((a.num_voxels + block - 1) / block, [&](int64_t task, int worker) {
+      auto& mine = finishing[worker];
+      if (!mine) mine = std::make_unique<Finishing<C, F, CoordLanes, feats>>(a, records.data());
+      mine->run(task * block, std::min(a.num_voxels, (task + 1) * block));
+      if (!mine->rows_exist) rows_exist = false;
+    });
   });
   if (points != a.num_points) return VoxelFault::voxel;
   if (!rows_exist) return VoxelFault::row;
@@ -252,9 +280,9 @@ VoxelFault run_parts(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
 
 template <int CoordLanes, class C, class F>
 VoxelFault run_coords(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
-  if (!a.feats || a.channels == 0) return run_parts<CoordLanes, Feats::none>(a, parallel);
-  return a.channels <= 4 ? run_parts<CoordLanes, Feats::narrow>(a, parallel)
-                         : run_parts<CoordLanes, Feats::wide>(a, parallel);
+  if (!a.feats || a.channels == 0) return run_records<CoordLanes, Feats::none>(a, parallel);
+  return a.channels <= 4 ? run_records<CoordLanes, Feats::narrow>(a, parallel)
+                         : run_records<CoordLanes, Feats::wide>(a, parallel);
 }
 
 template <class C, class F>
