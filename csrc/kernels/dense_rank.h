@@ -30,8 +30,7 @@ struct OccupancyWord {
 // wait for each other.
 class OccupancyLevel {
  public:
-  OccupancyLevel(int64_t words, int workers)
-      : size_(words), bits_(workers), words_(words) {}
+  OccupancyLevel(int64_t words, int workers) : size_(words), bits_(workers), words_(words) {}
 
   // The bits of a worker, cleared when it first asks: child c is bit c % 64 of word c / 64.
   uint64_t* bits(int worker) {
@@ -88,11 +87,10 @@ inline void set_bit(uint64_t* bits, uint64_t child) { bits[child >> 6] |= 1ull <
 
 // How many keys there are of each rank, part by part: the first step of a counting sort.
 struct RankCounts {
-  int64_t parts;   // part p holds the keys begin(p) .. begin(p + 1)
-  int64_t keys, ranks = 0;
+  int64_t keys, parts, ranks = 0;  // part p holds the keys begin(p) .. begin(p + 1)
   AlignedArray<int32_t> counts;  // [part][rank]
 
-  RankCounts(int64_t n, int64_t parts) : parts(parts), keys(n) {}
+  RankCounts(int64_t n, int64_t parts) : keys(n), parts(parts) {}
   int64_t begin(int64_t part) const { return keys * part / parts; }
   int32_t* of(int64_t part) { return counts.data() + part * ranks; }
 };

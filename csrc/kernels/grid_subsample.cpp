@@ -268,19 +268,24 @@ void sort_points(const GridOrder& a, Team& team, RankCounts& counted) {
 template <class T>
 int64_t run(const GridSubsample<T>& a, const Parallel& parallel) {
   constexpr int64_t most_parts = 8;  // each has an array over the voxels
-  const auto order = [&](int64_t voxels) {
-    return GridOrder{a.voxels.voxel_of_point, a.voxels.offsets, a.order, a.point_offsets(a.context, voxels + 1),
-                     a.voxel_offsets, a.voxels.num_points, voxels, a.voxels.num_clouds};
-  };
+  const GridVoxels<T>& v = a.voxels;
   int64_t result = 0;
-  Team::run(parallel, a.voxels.num_points / 8192, [&](Team& team) {
-    RankCounts counted(a.voxels.num_points, std::min<int64_t>(team.threads(), most_parts));
-    if (a.voxels.num_points > 0 && !find_voxels(a.voxels, team, counted)) {
-      result = -1 - first_bad_row(a.voxels);
+  Team::run(parallel, v.num_points / 8192, [&](Team& team) {
+    RankCounts counted(v.num_points, std::min<int64_t>(team.threads(), most_parts));
+    if (v.num_points > 0 && !find_voxels(v, team, counted)) {
+      result = -1 - first_bad_row(v);
       return;
     }
     result = counted.ranks;
-    sort_points(order(result), team, counted);
+    const GridOrder order{.voxel_of_point = v.voxel_of_point,
+                          .offsets = v.offsets,
+                          .order = a.order,
+                          .point_offsets = a.point_offsets(a.context, result + 1),
+                          .voxel_offsets = a.voxel_offsets,
+                          .num_points = v.num_points,
+                          .num_voxels = result,
+                          .num_clouds = v.num_clouds};
+    sort_points(order, team, counted);
   });
   return result;
 }

@@ -35,8 +35,9 @@ class Team {
 
   int threads() const { return threads_; }
 
-  // f(task, worker) for each task in [0, n), n < 2^32, handed out one by one; worker < threads(), 0 for the leader. Called
-  // by the leader only; returns when all are done. No task may wait for another: the leader may have to run them all.
+  // f(task, worker) for each task in [0, n), n < 2^32, handed out one by one; worker < threads(), 0 for the leader.
+  // Called by the leader only; returns when all are done. No task may wait for another: the leader may have to run
+  // them all.
   template <class F>
   void tasks(int64_t n, F&& f) {
     if (n <= 0) return;
@@ -60,11 +61,11 @@ class Team {
  private:
   static constexpr uint64_t left = 0xffffffff;  // the part of a ticket that says how many tasks nobody has taken
 
-  // A short time awake, as phases follow each other closely; then others get the processor.
+  // Some microseconds awake, as phases follow each other closely; then others get the processor, if they want it.
   struct Wait {
     int times = 0;
     void once() {
-      if (++times > 4096) return std::this_thread::yield();
+      if (++times > 256) return std::this_thread::yield();
 #if defined(__x86_64__)
       _mm_pause();
 #endif

@@ -27,13 +27,13 @@ template <class T, int Lanes>
 using Vector = typename Wide<T, Lanes>::type;
 
 template <class T, int Lanes>
-inline Vector<double, Lanes> to_double(const Vector<T, Lanes>& x) {
+inline void add_to(Vector<double, Lanes>& sum, const Vector<T, Lanes>& x) {
 #if defined(__AVX__)  // gcc takes the upper half through memory
   if constexpr (Lanes == 4 && sizeof(T) == sizeof(float))
-    return reinterpret_cast<Vector<double, 4>>(_mm256_cvtps_pd(reinterpret_cast<__m128>(x)));
+    sum += reinterpret_cast<Vector<double, 4>>(_mm256_cvtps_pd(reinterpret_cast<__m128>(x)));
   else
 #endif
-    return __builtin_convertvector(x, Vector<double, Lanes>);
+    sum += __builtin_convertvector(x, Vector<double, Lanes>);
 }
 
 // The most frequent label of a voxel whose labels differ. Low classes are counted in a table, any others sorted.
@@ -166,7 +166,7 @@ struct Adding {
       Sums& to = records[v];
       Vector<C, CoordLanes> x;
       std::memcpy(&x, coords + row * dims, sizeof x);
-      to.coords += to_double<C, CoordLanes>(x);
+      add_to<C, CoordLanes>(to.coords, x);
       if constexpr (feats_kind == Feats::narrow) {
         Vector<F, 4> f;
         std::memcpy(&f, feats + row * channels, sizeof f);
@@ -246,7 +246,7 @@ struct Finishing {
 };
 
 template <int CoordLanes, Feats feats, class C, class F>
-VoxelFault run_team(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
+VoxelFault run_records(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
   constexpr int64_t block = 2048;  // voxels to finish at a time: whoever came late to the adding does fewer
   AlignedArray<Record<F, CoordLanes>> records(a.num_voxels);
   std::atomic<int64_t> points{0};
@@ -280,9 +280,9 @@ VoxelFault run_team(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
 
 template <int CoordLanes, class C, class F>
 VoxelFault run_coords(const VoxelFeatures<C, F>& a, const Parallel& parallel) {
-  if (!a.feats || a.channels == 0) return run_team<CoordLanes, Feats::none>(a, parallel);
-  return a.channels <= 4 ? run_team<CoordLanes, Feats::narrow>(a, parallel)
-                         : run_team<CoordLanes, Feats::wide>(a, parallel);
+  if (!a.feats || a.channels == 0) return run_records<CoordLanes, Feats::none>(a, parallel);
+  return a.channels <= 4 ? run_records<CoordLanes, Feats::narrow>(a, parallel)
+                         : run_records<CoordLanes, Feats::wide>(a, parallel);
 }
 
 template <class C, class F>

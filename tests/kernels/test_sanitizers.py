@@ -18,6 +18,7 @@ SOURCES = {
         "grid_subsample", "voxel_features", "segment_reduce", "gather_neighbors", "local_geometry",
         "height_above_minimum",
     ),
+    "team": (),
     "vector_attention": (
         "attention_relation", "attention_statistics", "attention_aggregate", "norm_attention",
     ),
