@@ -24,5 +24,4 @@ def config() -> TrainConfig:
         optim=OptimConfig(lr=5e-3, weight_decay=1e-2),
         steps=1200,
         average=0.99,
-        time_limit=290.0,
     )

@@ -31,5 +31,4 @@ def config() -> TrainConfig:
         optim=OptimConfig(lr=5e-3, weight_decay=1e-2),
         steps=600,
         average=0.98,
-        time_limit=290.0,
     )
