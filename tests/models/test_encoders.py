@@ -15,7 +15,7 @@ from pcseg.models import build_model, resolve_model
 from pcseg.predictor import Predictor
 from pcseg.run_setup import set_up
 from tests.models.images import NARROW, TINY, TINY_MOBILENET, TINY_RESNET, images
-from tests.train.toy import toy_config, write_scenes
+from tests.train.toy_images import image_config, write_images
 
 CLASSIFIERS = {
     "resnet/16": ("ResNetForImageClassification", "resnet."),
@@ -91,7 +91,7 @@ def test_a_checkpoint_needs_the_folder_no_more(kind, tmp_path):
 
 
 def test_nothing_to_resolve():
-    for config in (*TINY.values(), toy_config("x").model):
+    for config in (*TINY.values(), image_config("x").model):
         assert resolve_model(config) is config
 
 
@@ -99,15 +99,15 @@ def test_nothing_to_resolve():
 def test_a_run_and_its_resumption(kind, tmp_path):
     """The folder is read once, at the start; after that the run's own checkpoint is enough."""
     folder = tmp_path / "weights"
-    write_weights(folder, kind)
-    plain = toy_config(write_scenes(tmp_path / "scenes"))
+    write_weights(folder, kind, channels=1)
+    plain = image_config(write_images(tmp_path / "data"))
     config = plain.model_copy(update={"model": open_config(kind, folder)})
     run = tmp_path / "run"
     run.mkdir()
-    with pytest.raises(InputError, match=r"reads 3 channels, but data\.features gives 1"):
+    with pytest.raises(InputError, match=r"reads 1 channels, but data\.features gives 3"):
         set_up(config, run, init=None, fresh=False, device="cpu")
     shutil.rmtree(folder)
-    theirs = write_weights(folder, kind, channels=1)
+    theirs = write_weights(folder, kind)
     trainer, _ = set_up(config, run, init=None, fresh=False, device="cpu")
     started = trainer.model.state_dict()
     assert all(torch.equal(started[f"encoder.net.{name}"], value) for name, value in theirs.items())
@@ -192,7 +192,7 @@ def test_a_file_that_lacks_tensors(tmp_path):
 def test_a_checkpoint_fits_whatever_its_first_weights_were(tmp_path):
     write_weights(tmp_path, "vit")
     started = open_config("vit", tmp_path)
-    run = toy_config(tmp_path).model_copy(update={"model": resolve_model(started)})
+    run = image_config(tmp_path).model_copy(update={"model": resolve_model(started)})
     card = CheckpointCard(config=run, feature_contract={}, in_channels=3, tile_size=1.0, step=1)
     for model in (started, started.model_copy(update={"weights": None})):
         assert differences(card, run.model_copy(update={"model": model})) == []
@@ -203,7 +203,7 @@ def test_a_checkpoint_fits_whatever_its_first_weights_were(tmp_path):
 def test_on_the_command_line(tmp_path):
     from dataclasses import make_dataclass
 
-    config = toy_config(tmp_path).model_copy(
+    config = image_config(tmp_path).model_copy(
         update={"model": DeepLabConfig(backbone="mobilenet_v2", encoder=TINY_MOBILENET, **NARROW)}
     )
     options = make_dataclass("Options", [])
