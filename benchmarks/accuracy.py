@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 import tyro
 
@@ -77,7 +77,7 @@ def table(name: str, configs: Sequence[Path]) -> list[str]:
     forest = RESULTS / f"random_forest_{name}.json"
     if lines and forest.exists():
         told = json.loads(forest.read_text())
-        each = [told | {"miou": value, "train_seconds": told["seconds"]} for value in told["miou_by_seed"]]
+        each = [told | {"miou": value} for value in told["miou_by_seed"]]
         lines.append(line("random forest, `benchmarks/random_forest.py`", each, classes))
     if not lines:
         return []
@@ -91,7 +91,8 @@ def line(title: str, found: Sequence[dict], classes: Sequence[str]) -> tuple[flo
     iou = [mean(entry["iou"][name] or 0.0 for entry in found) for name in classes]
     spread = f"**{mean(scores):.4f}** ({min(scores):.4f} to {max(scores):.4f})"
     cells = [title, found[0]["protocol"], str(len(found)), spread, *(f"{value:.3f}" for value in iou)]
-    cells += [f"{mean(entry['oa'] for entry in found):.4f}", f"{mean(entry['train_seconds'] for entry in found):.0f}"]
+    seconds = [entry["train_seconds"] for entry in found if "train_seconds" in entry]
+    cells += [f"{mean(entry['oa'] for entry in found):.4f}", f"{median(seconds):.0f}" if seconds else ""]
     return mean(scores), f"| {' | '.join(cells)} |"
 
 
