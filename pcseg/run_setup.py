@@ -52,7 +52,6 @@ def set_up(
     from accelerate.utils import DistributedDataParallelKwargs
 
     protocol = Protocol.parse(config.eval_protocol)
-    _check_dimensions(config)
     former = None if fresh else _former(folder, config)
     start = load_checkpoint(init) if init is not None and former is None else None
     if former is None:
@@ -65,6 +64,7 @@ def set_up(
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     parts, held_out = training_parts(config.data), validation_parts(config.data)
+    _check_dimensions(config, parts)
     check_trainable([part.scene for part in (*parts, *held_out)], config.data.class_names)
     contract = _contract(config, parts, former or start)
     items = _items(config, parts, contract)
@@ -111,8 +111,9 @@ def set_up(
     return trainer, conclude
 
 
-def _check_dimensions(config: TrainConfig) -> None:
-    there = 2 if config.data.kind == "images" else 3
+def _check_dimensions(config: TrainConfig, parts: list[ScenePart]) -> None:
+    shape = parts[0].scene.grid_shape
+    there = parts[0].coords.shape[1] if shape is None else len(shape)
     if config.model.dim != there:
         raise InputError(f"model.dim is {config.model.dim}, and {config.data.kind} have {there}; change one of them")
 

@@ -173,3 +173,15 @@ def test_a_pretrained_encoder_gives_its_patch_tokens(tmp_path):
     with torch.no_grad():
         tokens = network(scaled.unsqueeze(0)).last_hidden_state[0, 1:]
     np.testing.assert_allclose(np.asarray(first.column("frozen"), np.float32), tokens.numpy(), atol=4e-3, rtol=4e-3)
+    data = DataConfig(
+        root=tmp_path / "out",
+        train_scenes=("a",),
+        val_scenes=("b",),
+        class_names=CLASSES,
+        label_map={0: 0, 1: 1},
+        features=("frozen",),
+        crop=CropConfig(max_voxels=50),
+    )
+    head = TrainConfig(name="head", data=data, model=HeadConfig(dim=2, voxel_size=1.0), steps=2, prefetch=0)
+    train(head, tmp_path / "head", device="cpu")
+    assert Predictor.load(tmp_path / "head", "cpu").card.scores["oa"] == 1.0  # the one label of the other picture
