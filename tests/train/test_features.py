@@ -182,6 +182,6 @@ def test_a_pretrained_encoder_gives_its_patch_tokens(tmp_path):
         features=("frozen",),
         crop=CropConfig(max_voxels=50),
     )
-    head = TrainConfig(name="head", data=data, model=HeadConfig(dim=2, voxel_size=1.0), steps=2, prefetch=0)
+    head = TrainConfig(name="head", data=data, model=HeadConfig(dim=2, voxel_size=1.0), steps=40, prefetch=0)
     train(head, tmp_path / "head", device="cpu")
     assert Predictor.load(tmp_path / "head", "cpu").card.scores["oa"] == 1.0  # the one label of the other picture
