@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
+
 from pcseg.config_file import leading_path, load_config, parse_command
 from pcseg.datasets.feature_contract import IMAGENET_COLOR, FeatureContract
 from pcseg.datasets.row_source import RowSource
 from pcseg.datasets.scene_folder import find_scenes
 from pcseg.datasets.scene_part import open_sources
 from pcseg.errors import InputError, describe, run_command
-from pcseg.feature_store import CloudFeatures, FeatureSource, ImageFeatures, of_predictor, store, stored
+from pcseg.feature_store import COLUMN, CloudFeatures, FeatureSource, ImageFeatures, of_predictor, store, stored
 from pcseg.io.digest import sha256_of
+from pcseg.models.exported import SUFFIXES, load_exported
 from pcseg.predictor import Predictor, choose_device
 from pcseg.train import check_writable
 
 PROG = "python -m pcseg.features MODEL DATA"
-EXPORTED = (".pt", ".pt2", ".ts")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def _network(model: str, options: FeatureOptions, sources: Sequence[RowSource]) 
         InputError: none there, or options that it needs are missing.
     """
     device, path = choose_device(options.device), Path(model)
-    if path.suffix in EXPORTED:
+    if path.suffix in SUFFIXES:
         return _exported(path, options, sources, device), {"model": _digest(path)}
     is_encoder = path.is_dir() and (path / "config.json").is_file()
     if is_encoder or (not path.exists() and model.count("/") == 1 and path.suffix == ""):
@@ -99,9 +101,7 @@ def _network(model: str, options: FeatureOptions, sources: Sequence[RowSource]) 
     }
 
 
-def _exported(path: Path, options: FeatureOptions, sources: Sequence[RowSource], device: Any) -> FeatureSource:
-    from pcseg.models.exported import load_exported
-
+def _exported(path: Path, options: FeatureOptions, sources: Sequence[RowSource], device: torch.device) -> FeatureSource:
     if options.voxel_size is None or options.voxel_size <= 0:
         raise InputError(f"{path}: say with --voxel-size how finely it reads the points, in their unit")
     return CloudFeatures(
@@ -114,7 +114,7 @@ def _exported(path: Path, options: FeatureOptions, sources: Sequence[RowSource],
     )
 
 
-def _encoder(model: str, options: FeatureOptions, sources: Sequence[RowSource], device: Any) -> FeatureSource:
+def _encoder(model: str, options: FeatureOptions, sources: Sequence[RowSource], device: torch.device) -> FeatureSource:
     from pcseg.models.bare_encoder import bare_encoder
 
     return ImageFeatures(
@@ -145,7 +145,7 @@ def _store_all(
                     kept += 1
                     continue
                 scene = store(network, source, folder, recipe)
-                print(f"{folder}: {scene.num_points:,} rows, {scene.column('frozen').shape[1]} features")
+                print(f"{folder}: {scene.num_points:,} rows, {scene.column(COLUMN).shape[1]} features")
             except (InputError, OSError) as error:
                 failed += 1
                 print(f"error: {describe(error)}", file=sys.stderr)

@@ -104,11 +104,6 @@ class TrainConfig(Config):
             raise ValueError(f"loss.class_weights needs {len(self.data.class_names)} values, got {len(weights)}")
         return self
 
-    @property
-    def max_neighbors(self) -> tuple[int, ...] | None:
-        """Neighbour caps of the network; None: it has none, or they are still open."""
-        return self.model.max_neighbors if isinstance(self.model, KPConvConfig) else None
-
     def with_caps(self, max_neighbors: tuple[int, ...] | None) -> TrainConfig:
         """The same run with these neighbour caps, where its network has any: they follow the clouds."""
         if not isinstance(self.model, KPConvConfig):

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 
 from pcseg.config import DeepLabConfig, EncoderConfig, SwinConfig, ViTConfig
 from pcseg.errors import InputError
 from pcseg.models import build_model
 from pcseg.models.encoders import stored_values
-
-RESNETS: dict[tuple[int, ...], Literal["resnet50", "resnet101"]] = {
-    (3, 4, 6, 3): "resnet50",
-    (3, 4, 23, 3): "resnet101",
-}
-"""By their depths."""
 
 
 class BareEncoder(nn.Module):
@@ -39,6 +31,8 @@ def bare_encoder(weights: str) -> BareEncoder:
     """
     stored = stored_values(weights)
     family = stored.get("model_type")
+    known = [DeepLabConfig(backbone=name, weights=weights, freeze=True) for name in ("resnet50", "resnet101")]
+    resnets = {config.settings["depths"]: config for config in known}
     depths = tuple(stored.get("depths", ()))
     config: EncoderConfig
     if family in ("vit", "dinov2"):
@@ -47,8 +41,8 @@ def bare_encoder(weights: str) -> BareEncoder:
         config = SwinConfig(weights=weights, freeze=True)
     elif family == "mobilenet_v2":
         config = DeepLabConfig(backbone="mobilenet_v2", weights=weights, freeze=True)
-    elif family == "resnet" and depths in RESNETS:
-        config = DeepLabConfig(backbone=RESNETS[depths], weights=weights, freeze=True)
+    elif family == "resnet" and depths in resnets:
+        config = resnets[depths]
     else:
         raise InputError(
             f"{weights}: is of model_type {family}; vit, dinov2, swin, mobilenet_v2 and ResNets of 50 and 101 layers "
