@@ -79,16 +79,16 @@ def randlanet(num_classes: int) -> tuple[nn.Module, Forward]:
     assert models
     net = models.RandLANet(num_classes=num_classes, in_channels=3)
     net.device = torch.device("cpu")
-    from open3d._ml3d.datasets.utils import DataProcessing
+    neighbors = optional("open3d._ml3d.datasets.utils").DataProcessing.knn_search
 
     def forward(coords: Tensor) -> Tensor:
         points = coords.numpy()[torch.randperm(len(coords)).numpy()]
         inputs: dict[str, Any] = {"features": torch.from_numpy(points)[None]}
         lists: dict[str, list[Tensor]] = {k: [] for k in ("coords", "neighbor_indices", "sub_idx", "interp_idx")}
         for ratio in net.cfg.sub_sampling_ratio:
-            near = DataProcessing.knn_search(points, points, net.cfg.num_neighbors).astype(np.int64)
+            near = neighbors(points, points, net.cfg.num_neighbors).astype(np.int64)
             kept = points[: len(points) // ratio]
-            nearest = DataProcessing.knn_search(kept, points, 1).astype(np.int64)
+            nearest = neighbors(kept, points, 1).astype(np.int64)
             for name, array in zip(lists, (points, near, near[: len(kept)], nearest), strict=True):
                 lists[name].append(torch.from_numpy(np.ascontiguousarray(array))[None])
             points = kept
