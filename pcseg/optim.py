@@ -49,9 +49,10 @@ class WeightAverage:
     The decay rises from 0 as (1 + n) / (10 + n), so that the start does not weigh in.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: nn.Module, decay: float, device: torch.device | str | None = None):
+        """``device``: where the network will be; None: where it is."""
         self.decay, self.count = decay, 0
-        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.weights = {name: value.detach().clone().to(device) for name, value in model.state_dict().items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

@@ -20,24 +20,29 @@ from pcseg.checkpoint import (
     initialise_from,
     load_checkpoint,
 )
-from pcseg.config import KPConvConfig, LossConfig, TrainConfig
+from pcseg.config import ConsistencyConfig, KPConvConfig, LossConfig, TrainConfig
 from pcseg.config_file import write_config
+from pcseg.datasets.augment import geometry_of
 from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.scene_part import ScenePart, training_parts, validation_parts
+from pcseg.datasets.streams import StreamDataset
 from pcseg.datasets.views import CropDataset
 from pcseg.datasets.voxel_scene import VoxelScene, check_trainable
 from pcseg.datasets.windows import WindowDataset
 from pcseg.errors import InputError
 from pcseg.evaluate import Evaluation, evaluate_scenes, print_table, title_of, write_metrics
 from pcseg.inference import Protocol
-from pcseg.methods.supervised import Supervised, frequency_weights
+from pcseg.methods import build_method
+from pcseg.methods.supervised import frequency_weights
 from pcseg.models import build_model, resolve_model
+from pcseg.optim import WeightAverage
 from pcseg.predictor import Predictor, choose_device
 from pcseg.pyramid import calibrate_max_neighbors
 from pcseg.train import FREE_TO_CHANGE
 from pcseg.trainer import Trainer
 
 CALIBRATION_CROPS = 8
+UNLABELLED_SEED = 2**40  # far from the seeds of runs
 
 
 def set_up(
@@ -74,9 +79,16 @@ def set_up(
     config = card.config
     classes = len(config.data.class_names)
     model = build_model(config.model, card.in_channels, classes, pretrained=former is None)
-    method = Supervised(model, config.loss, _class_weights(config.loss, parts, classes))
     if start is not None:
         _start_from(model, start, config)
+    average = WeightAverage(model, config.average, accelerator.device) if config.average else None
+    method = build_method(
+        config,
+        model,
+        contract=contract,
+        class_weights=_class_weights(config.loss, parts, classes),
+        average=None if average is None else average.weights,
+    )
 
     def evaluate(network: nn.Module) -> Evaluation:
         predictor = Predictor(card=trainer.described(), model=network, contract=contract, device=accelerator.device)
@@ -99,6 +111,7 @@ def set_up(
         card=card,
         method=method,
         item=items.__getitem__,
+        average=average,
         validate=validate if held_out else None,
         folder=folder,
         accelerator=accelerator,
@@ -149,20 +162,38 @@ def _contract(config: TrainConfig, parts: list[ScenePart], earlier: Checkpoint |
     return FeatureContract.fit(config.data.features, [part.scene for part in parts])
 
 
-def _items(config: TrainConfig, parts: list[ScenePart], contract: FeatureContract) -> CropDataset | WindowDataset:
+def _items(config: TrainConfig, parts: list[ScenePart], contract: FeatureContract) -> StreamDataset:
     """What the network is trained on: windows of pixels for a network on images, else crops of voxels."""
-    data = config.data
+    data, method = config.data, config.method
+    views = method.views if isinstance(method, ConsistencyConfig) else None
+    anywhere = data.crop.model_copy(update={"balanced": 0.0})  # where labels are is not to be seen in the others
+    unlabelled = None
     if config.model.on_grid:
-        return WindowDataset(parts, contract, data.crop, data.augment, seed=config.seed)
-    voxels = [VoxelScene.build(part.scene, contract, config.model.voxel_size, rows=part.chosen) for part in parts]
-    return CropDataset(voxels, contract, data.crop, data.augment, seed=config.seed)
+        labelled = WindowDataset(parts, contract, data.crop, data.augment, seed=config.seed)
+        if views is not None:
+            geometry = geometry_of(views.weak or data.augment)
+            unlabelled = WindowDataset(parts, contract, anywhere, geometry, seed=config.seed + UNLABELLED_SEED)
+    else:
+        voxels = [VoxelScene.build(part.scene, contract, config.model.voxel_size, rows=part.chosen) for part in parts]
+        labelled = CropDataset(voxels, contract, data.crop, data.augment, seed=config.seed)
+        if views is not None:
+            unlabelled = CropDataset(voxels, contract, anywhere, seed=config.seed + UNLABELLED_SEED)
+    return StreamDataset(
+        labelled,
+        unlabelled=unlabelled,
+        views=views,
+        augment=data.augment,
+        contract=contract,
+        strong=2 if isinstance(method, ConsistencyConfig) and method.host == "unimatch" else 1,
+        seed=config.seed,
+    )
 
 
-def _card(config: TrainConfig, items: CropDataset | WindowDataset, contract: FeatureContract) -> CheckpointCard:
+def _card(config: TrainConfig, items: StreamDataset, contract: FeatureContract) -> CheckpointCard:
     """What the training items say about the network: neighbour caps, and the extent that it will see."""
     model = config.model
     # Far beyond the items of any run, so that they are like them and yet others.
-    samples = [] if model.on_grid else [items[2**40 + number] for number in range(CALIBRATION_CROPS)]
+    samples = [] if model.on_grid else [items.labelled[2**40 + number] for number in range(CALIBRATION_CROPS)]
     if isinstance(model, KPConvConfig) and model.max_neighbors is None:
         caps = calibrate_max_neighbors(
             samples,

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pcseg.batch import PointBatch, cat
+from pcseg.batch import PointBatch
 from pcseg.checkpoint import SUFFIX, Checkpoint, CheckpointCard, save_checkpoint
+from pcseg.datasets.streams import collate
 from pcseg.errors import InputError
-from pcseg.methods.supervised import Supervised
 from pcseg.optim import WeightAverage, make_optimizer, rate_factor
 from pcseg.prefetch import prefetch
 from pcseg.pyramid import Level
@@ -33,8 +33,9 @@ class Trainer:
 
     Args:
         card: describes the run; step, scores and time are filled in when a checkpoint is written.
-        method: network and losses.
-        item: the crop number i; depends on nothing but i.
+        method: network and losses (:func:`pcseg.methods.build_method`).
+        item: number i of every stream; depends on nothing but i.
+        average: of the network's weights, which is then what is scored and kept; None: none.
         validate: scores of a network by name; None: no validation.
         folder: of the run.
     """
@@ -43,18 +44,19 @@ class Trainer:
         self,
         *,
         card: CheckpointCard,
-        method: Supervised,
-        item: Callable[[int], PointBatch],
+        method: nn.Module,
+        item: Callable[[int], Mapping[str, PointBatch]],
+        average: WeightAverage | None = None,
         validate: Callable[[nn.Module], Mapping[str, float]] | None,
         folder: Path,
         accelerator: Accelerator,
     ):
         self.card, self.config, self.item, self.validate = card, card.config, item, validate
         self.folder, self.accelerator = folder, accelerator
-        self.model = method.model
+        self.model: nn.Module = method.model  # pyright: ignore[reportAttributeAccessIssue]
         optimizer = make_optimizer(method, self.config.optim)
         self.method, self.optimizer = accelerator.prepare(method, optimizer)
-        self.average = WeightAverage(self.model, self.config.average) if self.config.average else None
+        self.average = average
         self.step, self.seconds, self.finished = 0, 0.0, False
         self.scores: dict[str, float] = {}
         self.best = -math.inf
@@ -69,6 +71,7 @@ class Trainer:
         if state is None:
             raise InputError(f"{checkpoint.path}: holds weights only; start from it with --init, in another run folder")
         self.model.load_state_dict(state.get("weights", checkpoint.weights))
+        self._own_state(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict({"count": state["averaged"], "weights": checkpoint.weights})
@@ -113,6 +116,16 @@ class Trainer:
                     self._save("last")
                 clock = time.perf_counter()
 
+    def _own_state(self, values: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """What the method keeps beside its network: prototypes, projections. ``values`` are taken over first."""
+        method: nn.Module = self.accelerator.unwrap_model(self.method)
+        network = {id(value) for value in self.model.state_dict(keep_vars=True).values()}
+        own = {name: v for name, v in method.state_dict(keep_vars=True).items() if id(v) not in network}
+        if values is not None:
+            for name, value in own.items():
+                value.data.copy_(values[name])
+        return {name: value.detach() for name, value in own.items()}
+
     def described(self) -> CheckpointCard:
         """The run's card as of now."""
         return self.card.model_copy(
@@ -138,16 +151,17 @@ class Trainer:
         return max(done, seconds / self.config.time_limit)
 
     def _chunks(self, step: int) -> list[Chunk]:
-        """The crops of a step in ``accumulate`` parts, with their pyramids, on the device of the network."""
+        """The streams of a step in ``accumulate`` parts, with their pyramids, on the device of the network."""
         size, rank = self.config.batch_size, self.accelerator.process_index
         first = (step * self.accelerator.num_processes + rank) * size
-        crops = [self.item(first + number) for number in range(size)]
+        items = [self.item(first + number) for number in range(size)]
         share = size // self.config.accumulate
         chunks = []
         for start in range(0, size, share):
-            batch = cat(crops[start : start + share]).to(self.accelerator.device)
-            levels = self.model.levels(batch)  # pyright: ignore[reportCallIssue]
-            chunks.append(({"labelled": batch}, {"labelled": levels}))
+            packed = collate(items[start : start + share])
+            streams = {name: batch.to(self.accelerator.device) for name, batch in packed.items()}
+            levels = {name: self.model.levels(batch) for name, batch in streams.items()}  # pyright: ignore
+            chunks.append((streams, levels))
         return chunks
 
     def _optimize(self, chunks: Sequence[Chunk], rate: float) -> dict[str, float]:
@@ -159,7 +173,7 @@ class Trainer:
             last = number == len(chunks)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.method):
                 with self.accelerator.autocast():
-                    terms = self.method(streams, levels)
+                    terms = self.method(streams, levels, self.step / self.config.steps)
                 loss = torch.stack(list(terms.values())).sum() / len(chunks)
                 self.accelerator.backward(loss)
             for name, value in terms.items():
@@ -219,6 +233,7 @@ class Trainer:
                 "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "best": self.best,
+                "method": self._own_state(),
             }
             if self.average is not None:
                 training |= {"weights": own, "averaged": self.average.count}

@@ -1,6 +1,17 @@
 """What a run is made of: frozen, validated classes, each tagged by its ``kind``."""
 
 from pcseg.config.data import AugmentConfig, CropConfig, DataConfig, StripConfig
+from pcseg.config.method import (
+    ConsistencyConfig,
+    EntropyMinimizationConfig,
+    ErdaConfig,
+    IPixMatchConfig,
+    MethodConfig,
+    PseudoLabelConfig,
+    SoftSelfLabelConfig,
+    SupervisedConfig,
+    ViewsConfig,
+)
 from pcseg.config.model import (
     DeepLabConfig,
     EncoderConfig,
@@ -15,19 +26,28 @@ from pcseg.config.train import LossConfig, OptimConfig, ScheduleConfig, TrainCon
 
 __all__ = [
     "AugmentConfig",
+    "ConsistencyConfig",
     "CropConfig",
     "DataConfig",
     "DeepLabConfig",
     "EncoderConfig",
+    "EntropyMinimizationConfig",
+    "ErdaConfig",
     "HeadConfig",
+    "IPixMatchConfig",
     "KPConvConfig",
     "LossConfig",
+    "MethodConfig",
     "ModelConfig",
     "OptimConfig",
     "PointTransformerConfig",
+    "PseudoLabelConfig",
     "ScheduleConfig",
+    "SoftSelfLabelConfig",
     "StripConfig",
+    "SupervisedConfig",
     "SwinConfig",
     "TrainConfig",
     "ViTConfig",
+    "ViewsConfig",
 ]

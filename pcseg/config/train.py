@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pcseg.config.base import Config
 from pcseg.config.data import DataConfig
+from pcseg.config.method import ConsistencyConfig, MethodConfig, SupervisedConfig
 from pcseg.config.model import EncoderConfig, KPConvConfig, ModelConfig
 
 
@@ -69,6 +70,8 @@ class TrainConfig(Config):
     data: DataConfig
     model: ModelConfig
     loss: LossConfig = LossConfig()
+    """On the labelled rows, whatever the method."""
+    method: MethodConfig = SupervisedConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     steps: int = Field(ge=1)
@@ -102,6 +105,9 @@ class TrainConfig(Config):
         weights = self.loss.class_weights
         if isinstance(weights, tuple) and len(weights) != len(self.data.class_names):
             raise ValueError(f"loss.class_weights needs {len(self.data.class_names)} values, got {len(weights)}")
+        method = self.method
+        if isinstance(method, ConsistencyConfig) and method.average_teaches and not self.average:
+            raise ValueError("the teacher is the running average of the weights, and there is none; set average")
         return self
 
     def with_caps(self, max_neighbors: tuple[int, ...] | None) -> TrainConfig:

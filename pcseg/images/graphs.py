@@ -107,15 +107,10 @@ def color_edges(
         raise ValueError(f"color_edges: k must be at least 1, got {k}")
     scaled = colors * color_scale
     joined = torch.cat([coords, scaled], 1)
-    found, _ = ops.knn(joined, joined, k + 1, query_offsets=offsets, support_offsets=offsets)
-    # Rows that equal others may find them before themselves, or fill the list with them.
-    own = found == torch.arange(len(found), device=found.device).unsqueeze(1)
-    place = torch.where(own.any(1), own.to(torch.uint8).argmax(1), k)
-    slots = torch.arange(k, device=found.device)
-    neighbors = found.gather(1, slots + (slots >= place.unsqueeze(1)).long())
+    neighbors, _ = ops.nearest_others(joined, k, offsets=offsets)
     there = ops.gather_neighbors(scaled, neighbors)  # (N, k, C)
     contrast = (there - scaled.unsqueeze(1)).square().sum(-1)
-    edge_weight = torch.exp(contrast * -0.5) * 0.5 * (neighbors < len(found))
+    edge_weight = torch.exp(contrast * -0.5) * 0.5 * (neighbors < len(scaled))
     return GridEdges(neighbors, edge_weight)
 
 

@@ -1,0 +1,70 @@
+"""Training recipes, one file each: a network, its streams of data, and loss terms by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from pcseg.config import (
+    ConsistencyConfig,
+    EntropyMinimizationConfig,
+    ErdaConfig,
+    IPixMatchConfig,
+    PseudoLabelConfig,
+    SoftSelfLabelConfig,
+    TrainConfig,
+)
+from pcseg.datasets.feature_contract import FeatureContract
+from pcseg.methods.consistency import Consistency
+from pcseg.methods.entropy_minimization import EntropyMinimization
+from pcseg.methods.erda import Erda
+from pcseg.methods.ipixmatch import IPixMatch
+from pcseg.methods.labelled_loss import LabelledLoss
+from pcseg.methods.pseudo_label import PseudoLabel
+from pcseg.methods.soft_self_label import SoftSelfLabel
+from pcseg.methods.supervised import Supervised
+from pcseg.pseudo.neighborhoods import contrasts_of
+
+
+def build_method(
+    config: TrainConfig,
+    model: nn.Module,
+    *,
+    contract: FeatureContract,
+    class_weights: Tensor | None = None,  # (K,) float
+    average: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """The method that ``config.method`` describes, around a network.
+
+    Args:
+        contract: of the features, for those that weigh edges.
+        average: weights of the running average, by name, which the trainer moves; None: there is none.
+
+    Returns:
+        ``method(streams, levels, progress) -> {term: ()}``, with the network as ``model``.
+
+    Raises:
+        InputError: settings that do not fit the data.
+    """
+    labelled, method = LabelledLoss(config.loss, class_weights), config.method
+    if isinstance(method, EntropyMinimizationConfig):
+        return EntropyMinimization(model, labelled, method)
+    if isinstance(method, PseudoLabelConfig):
+        return PseudoLabel(model, labelled, method)
+    if isinstance(method, ErdaConfig):
+        classifier: nn.Module = model.classifier  # pyright: ignore[reportAssignmentType]
+        return Erda(
+            model,
+            labelled,
+            method,
+            num_classes=len(config.data.class_names),
+            channels=classifier.weight.shape[1],  # pyright: ignore[reportArgumentType, reportIndexIssue]
+            dim=config.model.dim,
+        )
+    if isinstance(method, SoftSelfLabelConfig):
+        return SoftSelfLabel(model, labelled, method, contrasts=contrasts_of(contract, method.contrast))
+    if isinstance(method, ConsistencyConfig):
+        host = Consistency(model, labelled, method, average=average)
+        return IPixMatch(host, method) if isinstance(method, IPixMatchConfig) else host
+    return Supervised(model, labelled)

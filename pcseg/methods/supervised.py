@@ -2,67 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from pcseg import losses
-from pcseg.batch import PointBatch
-from pcseg.config import LossConfig
-from pcseg.pyramid import Level
+from pcseg.methods.labelled_loss import LabelledLoss
+from pcseg.methods.streams import StreamLevels, Streams
 
 
 class Supervised(nn.Module):
-    """A network and the losses on its labelled rows.
+    """A network and the losses on its labelled rows: partial cross-entropy, where only some are labelled.
 
     Args:
         model: ``model(batch, levels) -> SegOutput``, with ``model.levels(batch)``.
-        loss: weights and settings of the terms.
-        class_weights: (K,) float, of cross entropy and focal loss; None: all alike.
+        labelled: the loss on labelled rows.
     """
 
-    class_weights: Tensor | None
-
-    def __init__(self, model: nn.Module, loss: LossConfig, class_weights: Tensor | None = None):
+    def __init__(self, model: nn.Module, labelled: LabelledLoss):
         super().__init__()
-        self.model = model
-        self.loss = loss
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.model, self.labelled = model, labelled
 
-    def forward(
-        self,
-        streams: Mapping[str, PointBatch],  # "labelled"
-        levels: Mapping[str, Sequence[Level]] | None = None,  # of each stream, where they are built already
-    ) -> dict[str, Tensor]:
+    def forward(self, streams: Streams, levels: StreamLevels, progress: float = 1.0) -> dict[str, Tensor]:
         """The weighted loss terms by name, each (); their sum is the loss.
+
+        Args:
+            streams: "labelled".
+            progress: share of the run that is done; nothing here depends on it.
 
         Raises:
             ValueError: a labelled stream without labels.
         """
         batch = streams["labelled"]
-        if batch.labels is None:
-            raise ValueError("Supervised: the stream 'labelled' has no labels")
-        built = self.model.levels(batch) if levels is None else levels["labelled"]  # pyright: ignore[reportCallIssue]
-        output, penalties = self.model.forward_with_penalties(batch, built)  # pyright: ignore[reportCallIssue]
-        logits, labels, loss = output.logits.float(), batch.labels, self.loss
-        terms: dict[str, Tensor] = {}
-        if loss.cross_entropy:
-            terms["cross_entropy"] = loss.cross_entropy * losses.cross_entropy(
-                logits, labels, class_weights=self.class_weights, label_smoothing=loss.label_smoothing
-            )
-        if loss.focal:
-            terms["focal"] = loss.focal * losses.focal(
-                logits, labels, gamma=loss.gamma, class_weights=self.class_weights
-            )
-        if loss.lovasz:
-            terms["lovasz"] = loss.lovasz * losses.lovasz_softmax(logits, labels)
-        if loss.dice:
-            terms["dice"] = loss.dice * losses.dice(logits, labels)
-        for name, penalty in penalties.items():
-            if weight := getattr(loss, name):
-                terms[name] = weight * penalty
-        return terms
+        output, penalties = self.model.forward_with_penalties(batch, levels["labelled"])  # pyright: ignore
+        return self.labelled(output.logits, batch.labels, penalties)
 
 
 def frequency_weights(

@@ -8,6 +8,7 @@ from pcseg.ops.image_grid_edges import GridEdges, image_grid_edges
 from pcseg.ops.kpconv import kpconv, kpconv_fitting_distance
 from pcseg.ops.linear import linear
 from pcseg.ops.local_geometry import LocalGeometry, height_above_minimum, local_geometry
+from pcseg.ops.nearest_others import nearest_others
 from pcseg.ops.neighbor_max import neighbor_max
 from pcseg.ops.neighbor_search import PointIndex, knn, point_index, radius_search
 from pcseg.ops.norm_attention import norm_attention
@@ -43,6 +44,7 @@ __all__ = [
     "kpconv_fitting_distance",
     "linear",
     "local_geometry",
+    "nearest_others",
     "neighbor_max",
     "norm_attention",
     "norm_linear",

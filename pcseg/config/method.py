@@ -1,0 +1,168 @@
+"""What a run does with the rows that carry no label: one class a method, each tagged by its ``kind``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pcseg.config.base import Config
+from pcseg.config.data import AugmentConfig
+
+Alignment = Literal["kl_pq", "kl_qp", "js", "mse"]
+Relaxation = Literal["bl", "q", "nq", "cce", "cd", "lq"]
+Coupling = Literal["ce", "rce", "cce"]
+RelationKind = Literal["kl", "correlation", "affinity"]
+
+
+class SupervisedConfig(Config):
+    """The labelled rows and nothing else: partial cross-entropy, where only some are labelled."""
+
+    kind: Literal["supervised"] = "supervised"
+
+
+class EntropyMinimizationConfig(Config):
+    """Predictions on unlabelled rows are to be decided (Grandvalet and Bengio 2004)."""
+
+    kind: Literal["entropy_minimization"] = "entropy_minimization"
+    weight: float = Field(default=0.1, ge=0)
+    warmup: float = Field(default=0.2, ge=0, le=1)
+    """Share of the run in which the weight rises from 0."""
+
+
+class PseudoLabelConfig(Config):
+    """The network's own confident predictions as labels of the rows that have none (Lee 2013)."""
+
+    kind: Literal["pseudo_label"] = "pseudo_label"
+    weight: float = Field(default=0.5, ge=0)
+    threshold: float = Field(default=0.95, ge=0, le=1)
+    """Least probability of the most likely class."""
+    warmup: float = Field(default=0.2, ge=0, le=1)
+    """Share of the run in which the weight rises from 0."""
+
+
+class ErdaConfig(Config):
+    """Entropy regularisation and distribution alignment (Tang et al., NeurIPS 2023)."""
+
+    kind: Literal["erda"] = "erda"
+    weight: float = Field(default=0.1, ge=0)
+    """alpha: of the term on unlabelled rows; 0 trains as plain supervision, bit for bit."""
+    entropy_weight: float = Field(default=1.0, ge=0)
+    """lambda: of the pseudo-labels' entropy; 1 makes the term one cross entropy."""
+    alignment: Alignment = "kl_pq"
+    pseudo: Literal["prototypes", "queries", "both"] = "prototypes"
+    """What names the pseudo-labels; queries with cross-attention are our design."""
+    rows: Literal["unlabelled", "all"] = "unlabelled"
+    """Where the term applies; ``all`` for fully labelled data."""
+    momentum: float = Field(default=0.999, ge=0, lt=1)
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the cosines; 1 as in the release."""
+    absent: Literal["keep", "reset"] = "keep"
+    """Prototype of a class that the batch lacks: kept, or set to 0 as the release does."""
+    coadapt: bool = True
+    """Pseudo-labels pass gradients on; False stops them."""
+    class_weighted: bool = False
+    """Rows weigh as ``loss.class_weights`` says of their most likely pseudo-label."""
+    query_layers: int = Field(default=2, ge=1)
+    query_heads: int = Field(default=4, ge=1)
+    max_rows: int | None = Field(default=None, ge=1)
+    """Rows a step, drawn evenly, that the term looks at; None: all."""
+
+
+class SoftSelfLabelConfig(Config):
+    """Soft self-labelling with a Potts term (Zhang and Boykov, CVPR 2025), and what it is compared with."""
+
+    kind: Literal["soft_self_label"] = "soft_self_label"
+    optimization: Literal["split", "direct", "hard_argmax", "hard_graph_cut"] = "split"
+    """Soft labels found for each batch; the loss on predictions themselves; hard labels instead of soft ones."""
+    coupling: Coupling = "cce"
+    relaxation: Relaxation = "cd"
+    unary_weight: float = Field(default=0.3, ge=0)
+    """eta: of the coupling (split), of the entropy (direct)."""
+    pairwise_weight: float = Field(default=6.0, ge=0)
+    """lambda: of the Potts term."""
+    solver_steps: int = Field(default=200, ge=1)
+    """Gradient steps on the soft labels of a batch."""
+    solver_lr: float = Field(default=0.075, gt=0)
+    warmup: float = Field(default=0.3, ge=0, lt=1)
+    """Share of the run that is trained on the labelled rows alone."""
+    normalization: Literal["each", "rows"] = "each"
+    """Mean over labelled and mean over unlabelled rows; or both sums over the number of all rows, as printed."""
+    neighborhood: Literal["nearest", "dense"] = "nearest"
+    k: int = Field(default=8, ge=1)
+    """Nearest neighbours of a cloud's rows."""
+    connectivity: Literal[4, 8] = 8
+    """Of the pixels of an image network."""
+    contrast: dict[str, float] = Field(default={})
+    """Bandwidth of a feature, in its own unit, by name; 0: the root mean square difference over the edges."""
+    position_bandwidth: float = Field(default=5.0, gt=0)
+    """Of the dense neighbourhood, in the unit of the coordinates."""
+    label_noise: float = Field(default=0.95, gt=0, lt=1)
+    """epsilon of the robust loss on hard labels from graph cuts."""
+
+    @model_validator(mode="after")
+    def _dense_filters(self) -> SoftSelfLabelConfig:
+        if self.neighborhood == "dense" and self.relaxation in ("cce", "cd", "lq"):
+            raise ValueError("a dense neighborhood is a filter, which bl, q and nq have, cce, cd and lq have not")
+        if self.neighborhood == "dense" and self.optimization == "hard_graph_cut":
+            raise ValueError("a graph cut needs a list of edges: neighborhood 'nearest'")
+        return self
+
+
+class ViewsConfig(Config):
+    """Weak and strong views of crops without labels."""
+
+    kind: Literal["views"] = "views"
+    weak: AugmentConfig | None = None
+    """None: as ``data.augment``."""
+    strong: AugmentConfig | None = None
+    """None: as ``data.augment`` too."""
+    mix: Literal["none", "boxes", "blocks"] = "boxes"
+    """What of another crop goes into a strong view: a box of the plane (CutMix), or a block of space."""
+    mix_probability: float = Field(default=0.5, ge=0, le=1)
+
+
+class ConsistencyConfig(Config):
+    """A strong view is to be seen as the weak one is: FixMatch, UniMatch, mean teacher."""
+
+    kind: Literal["consistency"] = "consistency"
+    host: Literal["fixmatch", "unimatch", "mean_teacher"] = "fixmatch"
+    weight: float = Field(default=1.0, ge=0)
+    threshold: float = Field(default=0.95, ge=0, le=1)
+    """Least probability of a pseudo-label that is learnt from; a mean teacher teaches all rows."""
+    teacher: Literal["shared", "average"] = "shared"
+    """Who looks at the weak view: the network itself, or its running average (``average`` of the run)."""
+    warmup: float = Field(default=0.2, ge=0, le=1)
+    """Share of the run in which the weight rises from 0."""
+    feature_dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Of UniMatch's perturbed features: share of channels, drawn for each cloud."""
+    views: ViewsConfig = ViewsConfig()
+
+    @property
+    def average_teaches(self) -> bool:
+        """The teacher is the running average of the weights."""
+        return self.teacher == "average" or self.host == "mean_teacher"
+
+
+class IPixMatchConfig(ConsistencyConfig):
+    """A host with a loss on the relations between confident rows (Wu et al., IJCNN 2024)."""
+
+    kind: Literal["ipixmatch"] = "ipixmatch"  # pyright: ignore[reportIncompatibleVariableOverride]
+    relation: RelationKind = "kl"
+    relation_weight: float = Field(default=0.5, ge=0)
+    relation_on: Literal["logits", "probs"] = "logits"
+    temperature: float = Field(default=1.0, gt=0)
+    scope: Literal["sample", "batch"] = "sample"
+    """Rows that are related: those of a cloud, or all of the batch."""
+
+
+MethodConfig = Annotated[
+    SupervisedConfig
+    | EntropyMinimizationConfig
+    | PseudoLabelConfig
+    | ErdaConfig
+    | SoftSelfLabelConfig
+    | ConsistencyConfig
+    | IPixMatchConfig,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,76 @@
+"""Graph cuts against all labellings of small graphs."""
+
+import itertools
+
+import pytest
+import torch
+
+from pcseg import ops
+from pcseg.batch import IGNORE
+from pcseg.methods.soft_self_label import robust_cross_entropy
+from pcseg.ops import GridEdges
+from pcseg.pseudo.graph_cut import expand, potts_cost
+
+
+def random_problem(seed: int, rows: int, classes: int):
+    generator = torch.Generator().manual_seed(seed)
+    unary = torch.rand(rows, classes, generator=generator) * 2
+    neighbors = torch.randint(0, rows + 1, (rows, 3), generator=generator)
+    weight = torch.rand(rows, 3, generator=generator)
+    labels = torch.full((rows,), IGNORE)
+    labels[0] = classes - 1
+    return unary, GridEdges(neighbors, weight), labels
+
+
+def cheapest(unary, edges, labels) -> float:
+    rows, classes = unary.shape
+    best = float("inf")
+    for choice in itertools.product(range(classes), repeat=rows - 1):
+        chosen = torch.tensor([classes - 1, *choice])
+        best = min(best, potts_cost(unary, edges, chosen))
+    return best
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_two_classes_are_solved_exactly(seed):
+    unary, edges, labels = random_problem(seed, 9, 2)
+    found = expand(unary, edges, labels)
+    assert int(found[0]) == 1, "seeds keep their label"
+    assert potts_cost(unary, edges, found) == pytest.approx(cheapest(unary, edges, labels), abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_three_classes_come_near_the_least(seed):
+    """Expansion moves are within twice the optimum; on graphs so small they are all but there."""
+    unary, edges, labels = random_problem(100 + seed, 7, 3)
+    found = expand(unary, edges, labels)
+    least = cheapest(unary, edges, labels)
+    assert least - 0.02 <= potts_cost(unary, edges, found) <= 1.1 * least + 0.02
+
+
+def test_a_picture_is_cleaned_and_the_energy_falls():
+    torch.manual_seed(0)
+    truth = (torch.arange(40) >= 20).long().repeat(30)
+    logits = torch.randn(1200, 3) + torch.nn.functional.one_hot(truth, 3)
+    labels = torch.full((1200,), IGNORE)
+    labels[5], labels[30] = 0, 1
+    edges = ops.image_grid_edges(100.0 * truth.view(30, 40, 1).float(), 8, 9.0)
+    unary = -logits.log_softmax(1)
+    found = expand(unary, edges, labels)
+    assert (found == truth).float().mean() > 0.99
+    assert potts_cost(unary, edges, found) < potts_cost(unary, edges, logits.argmax(1))
+
+
+def test_mismatched_inputs_are_refused():
+    unary, edges, labels = random_problem(0, 9, 2)
+    with pytest.raises(ValueError, match="rows expected"):
+        expand(unary, edges, labels[:4])
+
+
+def test_robust_cross_entropy():
+    """By hand for two classes and a tenth of wrong labels; a wrong label costs no more than -log of its chance."""
+    log_probs = torch.tensor([[0.8, 0.2], [0.0, 1.0]]).log()
+    found = robust_cross_entropy(log_probs, torch.tensor([0, 0]), 0.1)
+    wrong = 0.1 * 0.5
+    expected = -torch.tensor([(1 - 2 * wrong) * 0.8 + wrong, wrong]).log()
+    torch.testing.assert_close(found, expected)

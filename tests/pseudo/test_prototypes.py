@@ -1,0 +1,96 @@
+"""Prototypes and queries: values, gradient routes, classes that are not there."""
+
+import pytest
+import torch
+
+from pcseg.batch import IGNORE
+from pcseg.pseudo.class_queries import ClassQueries
+from pcseg.pseudo.prototypes import NEVER, Projection, Prototypes
+
+
+def seen_prototypes(**settings) -> tuple[Prototypes, torch.Tensor, torch.Tensor]:
+    prototypes = Prototypes(3, 2, **settings)
+    feats = torch.tensor([[2.0, 0], [4, 0], [0, 1], [5, 5]])
+    labels = torch.tensor([0, 0, 2, IGNORE])
+    prototypes.update(feats, labels)
+    return prototypes, feats, labels
+
+
+def test_update_moves_the_mean_of_labelled_rows():
+    prototypes, feats, labels = seen_prototypes(momentum=0.9)
+    torch.testing.assert_close(prototypes.centroids, torch.tensor([[0.3, 0], [0, 0], [0, 0.1]]))
+    assert prototypes.seen.tolist() == [True, False, True] and prototypes.ready
+    prototypes.update(feats, labels)
+    torch.testing.assert_close(prototypes.centroids[0], torch.tensor([0.57, 0]))
+
+
+@pytest.mark.parametrize("absent", ["keep", "reset"])
+def test_an_absent_class(absent):
+    prototypes, feats, _ = seen_prototypes(momentum=0.5, absent=absent)
+    before = prototypes.centroids.clone()
+    prototypes.update(feats[2:3], torch.tensor([1]))
+    torch.testing.assert_close(prototypes.centroids[1], torch.tensor([0.0, 0.5]))
+    expected = before[0] if absent == "keep" else torch.zeros(2)
+    torch.testing.assert_close(prototypes.centroids[0], expected)
+    if absent == "reset":
+        assert float(prototypes(feats)[0, 0]) == 0
+
+
+def test_logits_are_cosines_and_an_unseen_class_has_none():
+    prototypes, feats, _ = seen_prototypes()
+    logits = prototypes(feats)
+    half = 0.5**0.5
+    torch.testing.assert_close(logits[:, [0, 2]], torch.tensor([[1.0, 0], [1, 0], [0, 1], [half, half]]))
+    assert bool((logits[:, 1] == NEVER).all())
+    torch.testing.assert_close(prototypes(feats * 7), logits)
+    prototypes.centroids *= 3
+    torch.testing.assert_close(prototypes(feats), logits)
+    assert not Prototypes(3, 2).ready
+
+
+@pytest.mark.parametrize(("classes", "peak"), [(13, 0.1847), (20, 0.1252), (2, 0.7311)])
+def test_the_softest_labels_possible(classes, peak):
+    """Cosines with temperature 1: a perfect match is no more likely than this."""
+    prototypes = Prototypes(classes, classes)
+    prototypes.update(torch.eye(classes), torch.arange(classes))
+    probs = prototypes(torch.eye(classes)[:1]).softmax(1)
+    assert float(probs.max()) == pytest.approx(peak, abs=1e-4)
+    sharper = Prototypes(classes, classes, temperature=0.1)
+    sharper.update(torch.eye(classes), torch.arange(classes))
+    assert float(sharper(torch.eye(classes)[:1]).softmax(1).max()) > peak
+
+
+def test_gradients_reach_features_and_not_prototypes():
+    prototypes, feats, _ = seen_prototypes()
+    leaf = feats.clone().requires_grad_()
+    prototypes(leaf).softmax(1).square().sum().backward()
+    assert bool((leaf.grad != 0).any())
+    assert not prototypes.centroids.requires_grad and not list(prototypes.parameters())
+    assert set(prototypes.state_dict()) == {"centroids", "seen"}
+
+
+def test_queries_learn_what_a_class_is():
+    torch.manual_seed(0)
+    feats = torch.cat([torch.randn(60, 8) + 2, torch.randn(60, 8) - 2])
+    coords, offsets = torch.rand(120, 3), torch.tensor([0, 50, 50, 120])
+    labels = (torch.arange(120) >= 60).long()
+    queries = ClassQueries(2, 8, dim=3, heads=2, temperature=0.2)
+    optimizer = torch.optim.Adam(queries.parameters(), lr=0.02)
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(queries(feats, coords, offsets), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    logits = queries(feats, coords, offsets)
+    assert (logits.argmax(1) == labels).float().mean() > 0.95
+    one = queries(feats[50:], coords[50:], torch.tensor([0, 70]))
+    torch.testing.assert_close(logits[50:], one, rtol=1e-4, atol=1e-5)
+    order = torch.cat([torch.arange(50), 50 + torch.randperm(70)])
+    torch.testing.assert_close(queries(feats[order], coords[order], offsets), logits[order], rtol=1e-3, atol=1e-4)
+    assert queries(feats[:0], coords[:0], torch.tensor([0, 0])).shape == (0, 2)
+    with pytest.raises(ValueError, match="cannot be shared"):
+        ClassQueries(2, 9, dim=3, heads=2)
+
+
+def test_projection_keeps_the_width():
+    assert Projection(6)(torch.randn(10, 6)).shape == (10, 6)
