@@ -302,7 +302,7 @@ def test_class_weights_come_from_the_labels(scenes, tmp_path):
 
     config = toy_config(scenes, loss={"class_weights": "inverse"})
     trainer, _ = set_up(config, tmp_path, init=None, fresh=False, device="cpu")
-    weights = trainer.method.class_weights
+    weights = trainer.method.labelled.class_weights
     assert weights is not None
     assert float(weights.sum()) == pytest.approx(2.0)
     assert weights[1] > weights[0], "walls are rarer than floors"
