@@ -1,0 +1,203 @@
+"""Trains every method on the same few labels, several seeds each, and writes the tables of docs/results.md.
+
+    python -m benchmarks.label_efficiency                               # AHN3 at 0.1 % and at 20 labels a class
+    python -m benchmarks.label_efficiency --data ahn3 --labels 0.1pct --methods partial_ce erda --seeds 0 1 2
+    python -m benchmarks.label_efficiency --tables                      # only the tables
+
+All methods of a table have the same network, steps, augmentation and labels; the seed draws labels and network alike.
+Data are prepared and labels drawn where they are missing. A run that was interrupted goes on where it was; one that has
+a result under ``benchmarks/results/label_efficiency`` is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import tyro
+
+from benchmarks.accuracy import command, prepare
+from benchmarks.ops import processor
+from pcseg.config import (
+    ConsistencyConfig,
+    EntropyMinimizationConfig,
+    ErdaConfig,
+    IPixMatchConfig,
+    MethodConfig,
+    PseudoLabelConfig,
+    SoftSelfLabelConfig,
+    SupervisedConfig,
+    TrainConfig,
+)
+from pcseg.config_file import load_config, write_config
+
+RESULTS, DOCUMENT = Path("benchmarks/results/label_efficiency"), Path("docs/results.md")
+BEGIN, END = "<!-- tables: python -m benchmarks.label_efficiency -->", "<!-- end of few labels -->"
+FULL = "full"
+"""All labels, as an upper bound; not a set of few labels."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, a network, and how its few labels are drawn."""
+
+    config: Path
+    steps: int
+    contrast: dict[str, float]
+    labels: dict[str, tuple[str, ...]]
+    """Recipe of ``python -m pcseg.weaken`` of each set of labels."""
+
+
+TASKS = {
+    "ahn3": Task(
+        Path("configs/ahn3/kpconv.py"),
+        600,
+        {"intensity": 0.0, "height_above_ground": 0.0},
+        {"0.1pct": ("ratio", "--ratio", "0.001"), "20": ("points", "--count", "20")},
+    ),
+    "aerial": Task(
+        Path("configs/aerial/deeplab_mobilenet.py"),
+        300,
+        {"color": 9.0},
+        {"scribbles": ("scribbles",), "clicks": ("clicks",), "quarter": ("scenes", "--count", "10")},
+    ),
+    "hippocampus": Task(
+        Path("configs/hippocampus/kpconv.py"),
+        400,
+        {"signal_normalized": 0.0},
+        {"0.1pct": ("ratio", "--ratio", "0.001")},
+    ),
+}
+
+
+def methods(task: Task) -> dict[str, MethodConfig]:
+    """Every method with its settings."""
+    contrast = task.contrast
+    found: dict[str, MethodConfig] = {
+        "partial_ce": SupervisedConfig(),
+        "entropy_minimization": EntropyMinimizationConfig(),
+        "pseudo_label": PseudoLabelConfig(),
+        "mean_teacher": ConsistencyConfig(host="mean_teacher"),
+        "dense_crf": SoftSelfLabelConfig(
+            optimization="direct", neighborhood="dense", relaxation="bl", unary_weight=0.0, pairwise_weight=0.01
+        ),
+        "erda": ErdaConfig(),
+        "erda_queries": ErdaConfig(pseudo="queries"),
+        "soft_self_label": SoftSelfLabelConfig(contrast=contrast),
+        "hard_argmax": SoftSelfLabelConfig(contrast=contrast, optimization="hard_argmax"),
+        "fixmatch": ConsistencyConfig(),
+        "ipixmatch": IPixMatchConfig(),
+        "ipixmatch_unimatch": IPixMatchConfig(host="unimatch", relation="correlation"),
+    }
+    return found
+
+
+@dataclass(frozen=True)
+class Args:
+    data: str = "ahn3"
+    labels: tuple[str, ...] = ()
+    """Sets of labels; all of the data set where none is named."""
+    methods: tuple[str, ...] = ()
+    """All where none is named; "full" is supervision with all labels."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    protocol: str = "full/votes=4/scene"
+    tables: bool = False
+    """Write the tables from what is there, and train nothing."""
+
+
+def result_of(data: str, labels: str, method: str, seed: int) -> Path:
+    return RESULTS / f"{data}_{labels}_{method}_seed{seed}.json"
+
+
+def mask_of(data: str, labels: str, seed: int) -> Path:
+    """The mask file, drawn where it is missing."""
+    path, task = Path("data/weak") / f"{data}_{labels}_seed{seed}.npz", TASKS[data]
+    if not path.exists():
+        command("pcseg.weaken", task.config, *task.labels[labels], "--seed", str(seed), "-o", path)
+    return path
+
+
+def config_of(data: str, labels: str, method: str, seed: int) -> TrainConfig:
+    task = TASKS[data]
+    base = load_config(task.config)
+    few = labels != FULL
+    change = {
+        "name": f"{data}_{labels}_{method}",
+        "seed": seed,
+        "steps": task.steps,
+        "time_limit": None,
+        "method": methods(task)[method] if few else SupervisedConfig(),
+        "data": base.data.model_copy(update={"weak_labels": mask_of(data, labels, seed) if few else None}),
+    }
+    return base.model_copy(update=change)
+
+
+def run(args: Args, labels: str, method: str, seed: int) -> None:
+    folder = Path("runs/label_efficiency") / f"{args.data}_{labels}_{method}_seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    prepare(TASKS[args.data].config)
+    asked = folder / "asked.yaml"
+    write_config(config_of(args.data, labels, method, seed), asked)
+    command("pcseg.train", asked, "--run", folder)
+    command("pcseg.evaluate", folder, "--protocol", args.protocol)
+    found = json.loads((folder / "metrics.json").read_text())
+    del found["confusion"]
+    target = result_of(args.data, labels, method, seed)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps({"seed": seed, "machine": processor()} | found, indent=1) + "\n")
+
+
+def table(data: str, labels: str) -> list[str]:
+    """One set of labels: a line for each method, by mIoU."""
+    task, lines = TASKS[data], []
+    classes = list(load_config(task.config).data.class_names)
+    for kind, method in [(FULL, FULL), *((labels, name) for name in methods(task))]:
+        found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{data}_{kind}_{method}_seed*.json"))]
+        if not found:
+            continue
+        scores = [entry["miou"] for entry in found]
+        spread = f" ± {stdev(scores):.4f}" if len(scores) > 1 else ""
+        iou = [f"{mean(entry['iou'][name] or 0.0 for entry in found):.3f}" for name in classes]
+        name = "all labels" if kind == FULL else method
+        seconds = f"{mean(entry['train_seconds'] for entry in found):.0f}"
+        cells = [name, str(len(found)), f"**{mean(scores):.4f}**{spread}", *iou, seconds]
+        lines.append((mean(scores), f"| {' | '.join(cells)} |"))
+    if not lines:
+        return []
+    head = ["method", "seeds", "mIoU ± standard deviation", *classes, "s of training"]
+    lines.sort(key=lambda pair: -pair[0])
+    title = f"### {data}, labels `{labels}`: `{' '.join(task.labels[labels])}`, {task.steps} steps"
+    return [title, "", f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(text for _, text in lines), ""]
+
+
+def write_tables() -> None:
+    body = [text for data, task in TASKS.items() for labels in task.labels for text in table(data, labels)]
+    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    DOCUMENT.write_text(before + "\n".join([BEGIN, "", *body]) + END + after)
+
+
+def main(args: Args) -> None:
+    task = TASKS[args.data]
+    if not args.tables:
+        for seed in args.seeds:
+            wanted = args.methods or (FULL, *methods(task))
+            for labels, method in [
+                (FULL if method == FULL else labels, method)
+                for labels in args.labels or tuple(task.labels)
+                for method in wanted
+            ]:
+                if not result_of(args.data, labels, method, seed).exists():
+                    try:
+                        run(args, labels, method, seed)
+                    except subprocess.CalledProcessError as error:
+                        print(f"{args.data} {labels} {method} seed {seed}: failed, {error}", file=sys.stderr)
+    write_tables()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,14 @@
+"""AHN3, Delft, few labels: soft self-labelling by collision divergence on the nearest voxels."""
+
+from pathlib import Path
+
+from pcseg.config import SoftSelfLabelConfig, TrainConfig
+from pcseg.config_file import load_config
+
+METHOD = SoftSelfLabelConfig(contrast={"intensity": 0.0, "height_above_ground": 0.0})
+
+
+def config() -> TrainConfig:
+    base = load_config(Path(__file__).with_name("kpconv.py"))
+    data = base.data.model_copy(update={"weak_labels": Path("data/weak/ahn3.npz")})
+    return base.model_copy(update={"name": "ahn3_kpconv_soft_self_label", "data": data, "method": METHOD})

@@ -1,0 +1,14 @@
+"""Hippocampus, few labels: ERDA with prototypes."""
+
+from pathlib import Path
+
+from pcseg.config import ErdaConfig, TrainConfig
+from pcseg.config_file import load_config
+
+METHOD = ErdaConfig(weight=0.1)
+
+
+def config() -> TrainConfig:
+    base = load_config(Path(__file__).with_name("kpconv.py"))
+    data = base.data.model_copy(update={"weak_labels": Path("data/weak/hippocampus.npz")})
+    return base.model_copy(update={"name": "hippocampus_kpconv_erda", "data": data, "method": METHOD})
