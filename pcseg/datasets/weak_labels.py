@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from pcseg.datasets.weak_recipes import AnyRecipe, Recipe
 from pcseg.errors import InputError
 from pcseg.io.atomic import replacing
 
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 _AGAIN = "draw it again with python -m pcseg.weaken"
 
 
@@ -118,7 +120,7 @@ class WeakLabels:
             with np.load(path, allow_pickle=False) as arrays:
                 text, packed, offsets = (np.asarray(arrays[name]) for name in ("info", "rows", "offsets"))
             info = MaskInfo.model_validate_json(text.tobytes())
-        except (ValidationError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        except (ValidationError, ValueError, LookupError, EOFError, TypeError, AttributeError, *_ZIP_ERRORS) as error:
             raise InputError(f"{path}: is no mask file of weak labels, or a damaged one; {_AGAIN}") from error
         lengths = [scene.num_rows for scene in info.scenes]
         fits = packed.dtype == offsets.dtype == np.int64 and packed.ndim == offsets.ndim == 1

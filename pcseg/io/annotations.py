@@ -196,7 +196,7 @@ def _rectangle(x: Any, y: Any, other_x: Any, other_y: Any) -> np.ndarray:  # (4,
 def _checked(where: str, shape: Shape) -> Shape:
     if len(shape.points) < _FEWEST[shape.kind] or not np.isfinite(shape.points).all():
         raise InputError(
-            f"{where}: '{shape.label}' has {len(shape.points)} points or one that is no number; an {shape.kind} needs "
+            f"{where}: '{shape.label}' has {len(shape.points)} points or one that is no number; it needs "
             f"{_FEWEST[shape.kind]}: draw it again"
         )
     return shape
