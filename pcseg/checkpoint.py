@@ -39,6 +39,8 @@ class CheckpointCard(BaseModel):
     scores: dict[str, float] = {}
     """Validation scores of these weights, and ``protocol`` names how they were measured."""
     protocol: str | None = None
+    weak_labels: dict[str, Any] | None = None
+    """Which labels were seen in training (:meth:`pcseg.datasets.weak_labels.WeakLabels.summary`); None: all."""
     train_seconds: float = 0.0
     finished: bool = False
 

@@ -16,6 +16,7 @@ from pcseg import ops
 from pcseg.config_file import leading_path, parse_command
 from pcseg.datasets.scene_part import ScenePart, open_sources, validation_parts
 from pcseg.datasets.voxel_scene import check_trainable
+from pcseg.datasets.weak_labels import describe_summary
 from pcseg.errors import InputError, run_command
 from pcseg.inference import Protocol
 from pcseg.io.atomic import replacing
@@ -36,6 +37,8 @@ class Evaluation:
     num_points: int  # rows scored: points, or voxels
     train_seconds: float
     seconds: float
+    weak_labels: dict[str, Any] | None = None
+    """Which labels the network saw in training; None: all."""
 
     @property
     def scores(self) -> Scores:
@@ -56,6 +59,7 @@ class Evaluation:
             "num_points": self.num_points,
             "train_seconds": round(self.train_seconds, 1),
             "evaluate_seconds": round(self.seconds, 1),
+            "weak_labels": self.weak_labels,
         }
 
 
@@ -101,6 +105,7 @@ def evaluate_scenes(
         num_points=int(confusion.sum()),
         train_seconds=predictor.card.train_seconds,
         seconds=time.perf_counter() - start,
+        weak_labels=predictor.card.weak_labels,
     )
 
 
@@ -120,7 +125,8 @@ def print_table(evaluation: Evaluation, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{title}: {evaluation.protocol}", title_justify="left", title_style="bold")
+    seen = None if evaluation.weak_labels is None else f"trained on {describe_summary(evaluation.weak_labels)}"
+    table = Table(title=f"{title}: {evaluation.protocol}", title_justify="left", title_style="bold", caption=seen)
     table.add_column("")
     for name in ("IoU", "recall"):
         table.add_column(name, justify="right")

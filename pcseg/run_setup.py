@@ -24,7 +24,7 @@ from pcseg.config import ConsistencyConfig, KPConvConfig, LossConfig, TrainConfi
 from pcseg.config_file import write_config
 from pcseg.datasets.augment import geometry_of
 from pcseg.datasets.feature_contract import FeatureContract
-from pcseg.datasets.scene_part import ScenePart, training_parts, validation_parts
+from pcseg.datasets.scene_part import ScenePart, training_parts, validation_parts, visible_labels
 from pcseg.datasets.streams import StreamDataset
 from pcseg.datasets.views import CropDataset
 from pcseg.datasets.voxel_scene import VoxelScene, check_trainable
@@ -73,7 +73,11 @@ def set_up(
     check_trainable([part.scene for part in (*parts, *held_out)], config.data.class_names)
     contract = _contract(config, parts, former or start)
     items = _items(config, parts, contract)
+    weak_labels = visible_labels(config.data, parts)
+    if former is not None and former.card.weak_labels != weak_labels:
+        raise InputError(f"{folder}: holds an unfinished run that saw other labels; use --fresh or another --run")
     card = former.card if former is not None else _card(config, items, contract)
+    card = card.model_copy(update={"weak_labels": weak_labels})
     if former is not None:  # what may change is as it is asked for now
         card = card.model_copy(update={"config": config.filled_from(card.config)})
     config = card.config

@@ -90,6 +90,8 @@ class DataConfig(Config):
     crop: CropConfig = CropConfig()
     augment: AugmentConfig = AugmentConfig()
     strip: StripConfig = StripConfig()
+    weak_labels: Path | None = None
+    """Mask file of ``python -m pcseg.weaken``: labels of the training scenes that it does not name are hidden."""
 
     @model_validator(mode="after")
     def _classes_fit(self) -> DataConfig:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from pcseg.config import DataConfig, StripConfig
 from pcseg.datasets.feature_contract import FeatureContract
+from pcseg.datasets.hidden_labels import HiddenLabels
 from pcseg.datasets.row_source import RowSource
 from pcseg.datasets.scene_folder import find_scenes
+from pcseg.datasets.weak_labels import WeakLabels
 from pcseg.errors import InputError
 
 
@@ -29,6 +32,11 @@ class ScenePart:
     @property
     def num_points(self) -> int:
         return self.scene.num_points if self.chosen is None else len(self.chosen)
+
+    @property
+    def visible(self) -> np.ndarray | None:  # (N,) bool, over all rows of the scene
+        """Whose label may be seen; None: everybody's. The other labels are gone from ``scene``."""
+        return self.scene.visible if isinstance(self.scene, HiddenLabels) else None
 
     @property
     def coords(self) -> np.ndarray:  # (n, D) float32
@@ -80,17 +88,35 @@ def open_sources(data: DataConfig, patterns: Sequence[str]) -> Sequence[RowSourc
 
 
 def training_parts(data: DataConfig) -> list[ScenePart]:
-    """What a run is trained on.
+    """What a run is trained on, without the labels that a mask file hides.
 
     Raises:
-        InputError: a scene that is not there.
+        InputError: a scene that is not there; a mask file that is missing, of other data, or shows no label.
     """
     scenes = open_sources(data, data.train_scenes)
+    if data.weak_labels is not None:
+        weak = WeakLabels.load(data.weak_labels)
+        scenes = [weak.hide(scene) for scene in scenes]
+        if not any(len(scene.rows) for scene in scenes):
+            raise InputError(f"{data.weak_labels}: shows no label of the training scenes; draw another mask of them")
     return [hold_out_strip(s, data.strip)[0] if data.strip.fraction else ScenePart(s) for s in scenes]
+
+
+def visible_labels(data: DataConfig, parts: Sequence[ScenePart]) -> dict[str, Any] | None:
+    """What to say of the labels that a run on these parts sees, as plain values; None: all of them.
+
+    Raises:
+        InputError: the mask file is missing or damaged.
+    """
+    if data.weak_labels is None:
+        return None
+    return WeakLabels.load(data.weak_labels).summary(part.scene.name for part in parts)
 
 
 def validation_parts(data: DataConfig) -> list[ScenePart]:
     """What a run is scored on: the validation scenes, or the strips of the training scenes where they are held out.
+
+    Their labels are never hidden.
 
     Raises:
         InputError: a scene that is not there.

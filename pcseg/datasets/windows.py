@@ -43,7 +43,6 @@ class WindowDataset(Dataset[PointBatch]):
         augment: AugmentConfig | None = None,
         *,
         seed: int,
-        visible: Sequence[np.ndarray | None] | None = None,  # (N,) bool an image: whose label may be seen; None: all
         length: int = 2**31,
     ) -> None:
         """``length`` only serves loaders that ask for it.
@@ -57,7 +56,6 @@ class WindowDataset(Dataset[PointBatch]):
         if sum(part.num_points for part in parts) == 0:
             raise InputError("no pixels to cut windows from; name a training image")
         self.parts, self.contract, self.crop, self.augment = tuple(parts), contract, crop, augment
-        self.visible = (None,) * len(parts) if visible is None else tuple(visible)
         self.seed, self.length = seed, length
         self.scene_starts = offsets_of([part.scene.num_points for part in parts])  # (S + 1,)
         self._part_starts = offsets_of([part.num_points for part in parts])
@@ -99,13 +97,11 @@ class WindowDataset(Dataset[PointBatch]):
 
     def _labels(self, number: int) -> Tensor | None:  # (H * W,) int64
         """What may be seen of an image's labels."""
-        part, visible = self.parts[number], self.visible[number]
+        part = self.parts[number]
         labels = part.scene.labels
         if labels is None:
             return None
         seen = np.asarray(labels, np.int64)
-        if visible is not None:
-            seen = np.where(visible, seen, IGNORE)
         if part.chosen is not None:
             kept = np.full(len(seen), IGNORE, np.int64)
             kept[part.chosen] = seen[part.chosen]

@@ -9,6 +9,7 @@ import torch
 from pcseg import IGNORE
 from pcseg.batch import cat
 from pcseg.config import AugmentConfig, CropConfig
+from pcseg.datasets.hidden_labels import HiddenLabels
 from pcseg.datasets.scene_part import ScenePart
 from pcseg.datasets.views import CropDataset
 from pcseg.datasets.voxel_scene import VoxelScene
@@ -33,7 +34,9 @@ def labels_of(height: int, width: int, seed: int = 0) -> np.ndarray:
 def dataset(*images: Grid, window: int = 16, augment: AugmentConfig | None = None, seed: int = 0, **options):
     balanced = options.pop("balanced", 1.0)
     crop = CropConfig(window=window, balanced=balanced)
-    parts = [ScenePart(image) for image in images]
+    visible = options.pop("visible", None)
+    shown = images if visible is None else map(HiddenLabels, images, map(np.flatnonzero, visible))
+    parts = [ScenePart(image) for image in shown]
     return WindowDataset(parts, unit_contract(), crop, augment, seed=seed, **options)
 
 
