@@ -92,7 +92,8 @@ def _mask(image: ImageShapes, codes: Mapping[str, int], rest: int, radius: float
 def _files(given: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in given:
-        found = [path] if not path.is_dir() else sorted([*path.glob("*.json"), *path.glob("*.xml")])
+        inside = sorted([*path.glob("*.json"), *path.glob("*.xml")]) if path.is_dir() else [path]
+        found = [file for file in inside if file.name != "classes.json"]  # of the image folder itself
         if not found:
             raise InputError(f"{path}: holds no .json and no .xml file")
         files += found
