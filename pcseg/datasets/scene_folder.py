@@ -14,9 +14,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pcseg.errors import InputError
+from pcseg.io.digest import sha256_of
 from pcseg.io.npy import open_npy
 
 FORMAT = 1
+SPLITS = "splits"
+"""Folder of the lists of scenes beside the scenes: ``train.txt``, ``val.txt``."""
 RESERVED = ("coords", "labels", "source_rows")
 """Array names with a meaning of their own; every other ``.npy`` is a column."""
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
@@ -59,6 +62,8 @@ class SceneInfo(BaseModel):
     """Code of each class in the file; empty: the class indices."""
     class_histogram: dict[str, int] = {}
     columns: dict[str, ColumnInfo] = {}
+    array_sha256: dict[str, str] = {}
+    """SHA-256 of each array file, by its name without ``.npy``; empty where a scene was made by hand."""
     notes: tuple[str, ...] = ()
     """What preparation changed or left out, for a human."""
     recipe: dict[str, Any] = {}
@@ -176,23 +181,44 @@ def write_info(folder: Path, info: SceneInfo) -> None:
     (folder / "scene.json").write_text(json.dumps(info.model_dump(mode="json"), indent=1) + "\n")
 
 
+def hash_arrays(folder: Path) -> dict[str, str]:
+    """SHA-256 of every array file in a folder, by its name without ``.npy``."""
+    return {file.stem: sha256_of(file) for file in sorted(folder.glob("*.npy"))}
+
+
 def find_scenes(root: Path | str, patterns: Sequence[str] = ("*",)) -> list[Scene]:
     """Scenes under a folder whose names match, in the order of the patterns and then of the names; each once.
 
+    A pattern ``@NAME`` stands for the names in the file ``splits/NAME.txt`` under the folder, one a line.
+
     Raises:
-        InputError: no such folder, or a pattern that matches no scene, with the names there are.
+        InputError: no such folder, no such list, or a pattern that matches no scene, with the names there are.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; prepare scenes with python -m data_prep.las")
     names = sorted(p.name for p in root.iterdir() if not p.name.startswith(".") and (p / "scene.json").is_file())
     chosen: dict[str, None] = {}
-    for pattern in patterns:
+    for pattern in [p for given in patterns for p in _expanded(root, given)]:
         found = fnmatch.filter(names, pattern)
         if not found:
             raise InputError(f"{root}: no scene matches '{pattern}'; there are {', '.join(names) or 'none'}")
         chosen.update(dict.fromkeys(found))
     return [Scene.open(root / name) for name in chosen]
+
+
+def _expanded(root: Path, pattern: str) -> list[str]:
+    """The names that ``@NAME`` stands for; any other pattern is itself."""
+    if not pattern.startswith("@"):
+        return [pattern]
+    file = root / SPLITS / f"{pattern[1:]}.txt"
+    if not _plain(pattern[1:]) or not file.is_file():
+        has = ", ".join(f"@{path.stem}" for path in sorted((root / SPLITS).glob("*.txt"))) or "none"
+        raise InputError(f"{root}: has no list '{pattern}'; it has {has}")
+    names = file.read_text(encoding="utf-8").split()
+    if not names:
+        raise InputError(f"{file}: names no scene")
+    return names
 
 
 def _plain(name: str) -> bool:
