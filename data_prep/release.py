@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pcseg.datasets.scene_folder import SPLITS, Scene
 from pcseg.datasets.verify import verify_folder
@@ -21,6 +21,7 @@ from pcseg.io.atomic import replacing
 SKIPPED = 3
 """Exit code: something was skipped or is not as it should be, and the rest is done."""
 FORMAT = 1
+Result = TypeVar("Result")
 _FEW = 3  # names that a line of the summary lists
 _LEFTOVER = re.compile(r"^\..+\.(\d+)\.(part|old)$")
 
@@ -124,7 +125,7 @@ def run_release(
         sys.exit(SKIPPED)
 
 
-def run_tasks(tasks: Sequence[Callable[[], Outcome]], workers: int) -> Iterator[Outcome]:
+def run_tasks(tasks: Sequence[Callable[[], Result]], workers: int) -> Iterator[Result]:
     """Results in the order in which they are ready; one worker is this process.
 
     Raises:

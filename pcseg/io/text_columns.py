@@ -27,7 +27,13 @@ class TextTable:
 
 
 def parse_columns(
-    data: bytes, where: str, *, num_columns: int, delimiter: str = " ", threads: bool = False
+    data: bytes,
+    where: str,
+    *,
+    num_columns: int,
+    delimiter: str = " ",
+    first_line: int = 1,
+    threads: bool = False,
 ) -> TextTable:
     """Parse lines of ``num_columns`` numbers.
 
@@ -37,6 +43,7 @@ def parse_columns(
     Args:
         where: the file, for messages.
         delimiter: one character; a blank stands for any run of blanks and tabs.
+        first_line: number of the first line in the file, where it is read in parts.
         threads: parse on all cores; leave it off where several processes work.
 
     Raises:
@@ -45,11 +52,11 @@ def parse_columns(
     repairs = ["Windows line ends"] if b"\r\n" in data else []
     columns = _arrow(data, num_columns, delimiter, threads)
     if columns is None:
-        mended, found = _mend(data, num_columns, delimiter)
+        mended, found = _mend(data, num_columns, delimiter, first_line)
         repairs += found
         columns = _arrow(_tidy(mended, delimiter), num_columns, delimiter, threads)
         if columns is None:
-            raise _blame(mended, where, num_columns, delimiter)
+            raise _blame(mended, where, num_columns, delimiter, first_line)
     return TextTable(columns, tuple(repairs))
 
 
@@ -80,7 +87,7 @@ def _tidy(data: bytes, delimiter: str) -> bytes:
     return data.strip(b" ")
 
 
-def _mend(data: bytes, num_columns: int, delimiter: str) -> tuple[bytes, list[str]]:
+def _mend(data: bytes, num_columns: int, delimiter: str, first_line: int) -> tuple[bytes, list[str]]:
     """The text with control bytes replaced where that makes a line whole, and a word on each."""
     starts: dict[int, int] = {}
     for match in _CONTROL.finditer(data):
@@ -94,7 +101,7 @@ def _mend(data: bytes, num_columns: int, delimiter: str) -> tuple[bytes, list[st
         line = data[start:end]
         mended, what = _mend_line(line, num_columns, delimiter)
         if mended is not None:
-            number = data.count(b"\n", 0, start) + 1
+            number = data.count(b"\n", 0, start) + first_line
             repairs.append(f"line {number}: control byte read as {what} in '{line.decode('latin-1').strip()!r}'")
             parts += [data[done:start], mended]
             done = end
@@ -126,10 +133,10 @@ def _fault(line: bytes, num_columns: int, delimiter: str) -> str | None:
     return None
 
 
-def _blame(data: bytes, where: str, num_columns: int, delimiter: str) -> InputError:
+def _blame(data: bytes, where: str, num_columns: int, delimiter: str, first_line: int) -> InputError:
     """The first line that is wrong."""
     seen = False
-    for number, line in enumerate(io.BytesIO(data), start=1):
+    for number, line in enumerate(io.BytesIO(data), start=first_line):
         if not line.strip():
             continue
         seen = True
