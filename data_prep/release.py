@@ -36,6 +36,9 @@ class ReleaseOptions:
     """Folder of the scenes."""
     workers: int = 1
     """Processes that prepare scenes side by side."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, tcp://HOST:PORT: its workers prepare the scenes (pip install pcseg[cluster]). They
+    must see --raw and --out under the same paths."""
     check: bool = False
     """Read the download and say what is missing or damaged; prepare nothing."""
     verify: bool = False
@@ -114,7 +117,10 @@ def run_release(
         _claim(options.out, release)
         tasks = [partial(_prepare_one, job, options.out / job.name) for job in _by_size(release.jobs)]
     title = f"{'check' if options.check else 'prepare'} {release.data_set}"
-    outcomes = sorted(_progress(run_tasks(tasks, options.workers), len(tasks), title, options), key=lambda o: o.name)
+    outcomes = sorted(
+        _progress(run_tasks(tasks, options.workers, options.scheduler), len(tasks), title, options),
+        key=lambda o: o.name,
+    )
     told: Sequence[str] = ()
     if options.out is not None and not options.check:
         _write_splits(options.out, release.splits)
@@ -125,12 +131,18 @@ def run_release(
         sys.exit(SKIPPED)
 
 
-def run_tasks(tasks: Sequence[Callable[[], Result]], workers: int) -> Iterator[Result]:
+def run_tasks(tasks: Sequence[Callable[[], Result]], workers: int, scheduler: str | None = None) -> Iterator[Result]:
     """Results in the order in which they are ready; one worker is this process.
 
+    Args:
+        scheduler: address of a Dask scheduler, whose workers do the work instead.
+
     Raises:
-        InputError: a worker process was killed.
+        InputError: a worker process was killed, or a scheduler that cannot be reached.
     """
+    if scheduler is not None:
+        yield from _on_cluster(tasks, scheduler)
+        return
     if workers == 1:
         for task in tasks:
             yield task()
@@ -145,6 +157,21 @@ def run_tasks(tasks: Sequence[Callable[[], Result]], workers: int) -> Iterator[R
         raise InputError(
             "a worker was killed, most likely for want of memory; run again with fewer --workers"
         ) from error
+
+
+def _on_cluster(tasks: Sequence[Callable[[], Result]], scheduler: str) -> Iterator[Result]:
+    from joblib import Parallel, delayed, parallel_config
+
+    try:
+        from distributed import Client
+    except ImportError:
+        raise InputError("--scheduler needs Dask; pip install pcseg[cluster]") from None
+    try:
+        client = Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise InputError(f"--scheduler {scheduler}: cannot be reached ({describe(error)}); is it running?") from error
+    with client, parallel_config(backend="dask", client=client):
+        yield from Parallel(return_as="generator_unordered", batch_size=1)(delayed(task)() for task in tasks)
 
 
 def _prepare_one(job: SceneJob, folder: Path) -> Outcome:

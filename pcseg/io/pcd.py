@@ -150,7 +150,8 @@ def _compressed(path: Path, pcd: _Pcd) -> np.ndarray:
     due = pcd.num_points * pcd.record.itemsize
     if len(data) < packed or whole != due:
         raise InputError(
-            f"{path}: promises {packed} compressed bytes for {due}, holds {len(data)} for {whole}: truncated; {REMEDY}"
+            f"{path}: promises {pcd.num_points} points, {due} bytes; there are {len(data)} of {packed} compressed bytes "
+            f"for {whole}: truncated; {REMEDY}"
         )
     try:
         plain = lzf.decompress(data, whole)

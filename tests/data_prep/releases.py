@@ -12,7 +12,7 @@ from pcseg.train import train
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
-    "kpconv": {"num_levels": 2, "width": 16},
+    "kpconv": {"num_levels": 2, "width": 16, "deformable_levels": ()},
     "point_transformer": {
         "widths": (16, 32),
         "encoder_blocks": (1, 1),

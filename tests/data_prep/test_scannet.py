@@ -155,7 +155,7 @@ SEGMENTS, OBJECTS = "scene0000_00_vh_clean_2.0.010000.segs.json", "scene0000_00_
         (lambda f: _labels(f, np.where(strips() == 1, 41, 2)), "class codes outside the label map: 41 (36 points)"),
         (lambda f: _cut(f / MESH, 3000), f"{MESH}: promises 242 faces, ends after"),
         (lambda f: _cut(f / MESH, 1500), f"{MESH}: promises 144 vertices, its 1500 bytes hold"),
-        (lambda f: _cut(f / LABELS, 300), f"{LABELS}: header"),
+        (lambda f: _cut(f / LABELS, 200), f"{LABELS}: header"),
         (lambda f: _cut(f / SEGMENTS, 100), f"{SEGMENTS}: line 1: no JSON"),
         (lambda f: _json(f / SEGMENTS, lambda v: v["segIndices"].pop()), f"{SEGMENTS}: segIndices are (143,)"),
         (lambda f: _json(f / SEGMENTS, lambda v: v.pop("segIndices")), f"{SEGMENTS}: has no segIndices"),

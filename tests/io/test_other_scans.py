@@ -29,7 +29,8 @@ def read(path: Path, chunk_size: int = 10) -> tuple[np.ndarray, dict[str, np.nda
     starts = np.cumsum([0, *[len(chunk) for chunk in chunks]])
     assert [chunk.start for chunk in chunks] == starts[:-1].tolist() and starts[-1] == scan.read_header(path).num_points
     columns = {name: np.concatenate([chunk.columns[name] for chunk in chunks]) for name in chunks[0].columns}
-    assert {name: values.dtype for name, values in columns.items()} == scan.read_header(path).columns
+    promised = {name: dtype.base for name, dtype in scan.read_header(path).columns.items()}
+    assert {name: values.dtype for name, values in columns.items()} == promised
     return np.concatenate([chunk.coords for chunk in chunks]), columns
 
 
