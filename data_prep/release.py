@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
-from pcseg.datasets.scene_folder import SPLITS, Scene
+from pcseg.datasets.splits import SPLITS
 from pcseg.datasets.verify import verify_folder
 from pcseg.errors import InputError, describe
 from pcseg.io.atomic import replacing
@@ -47,6 +47,33 @@ class ReleaseOptions:
     """No progress bar, and in the summary only what was skipped."""
 
 
+class Made(Protocol):
+    """What a job makes, as the summary sees it."""
+
+    @property
+    def num_points(self) -> int: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How what was prepared lies in its folder."""
+
+    is_there: Callable[[Path, str], bool]
+    """Whether the folder holds what has this name."""
+    verify: Callable[[Path], dict[str, list[str]]]
+    """What is wrong with each thing in the folder, by name."""
+
+
+def _is_scene(out: Path, name: str) -> bool:
+    return (out / name / "scene.json").is_file()
+
+
+SCENES = Layout(is_there=_is_scene, verify=verify_folder)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneJob:
     """A scene to prepare. The functions are called in another process where there are several workers."""
@@ -54,8 +81,8 @@ class SceneJob:
     name: str
     size: int
     """Bytes of its files: the largest go first."""
-    prepare: Callable[[Path], tuple[Scene, bool]]
-    """Given the folder to write. The scene, and whether it was there already."""
+    prepare: Callable[[Path], tuple[Made, bool]]
+    """Given the folder to write. What is there then, and whether it was there already."""
     check: Callable[[], Sequence[str]]
     """What is noteworthy in its files."""
 
@@ -90,6 +117,7 @@ def run_release(
     options: ReleaseOptions,
     find: Callable[[Path], Release],
     *,
+    layout: Layout = SCENES,
     after: Callable[[Path], Sequence[str]] = lambda out: (),
 ) -> None:
     """Do what the options say; ends the process with ``SKIPPED`` where something is not done.
@@ -104,7 +132,7 @@ def run_release(
     if options.workers < 1:
         raise InputError(f"--workers must be at least 1, got {options.workers}")
     if options.verify:
-        sys.exit(_verify(options))
+        sys.exit(_verify(options, layout))
     if options.raw is None:
         raise InputError("name the download with --raw")
     if not options.check and options.out is None:
@@ -123,7 +151,7 @@ def run_release(
     )
     told: Sequence[str] = ()
     if options.out is not None and not options.check:
-        _write_splits(options.out, release.splits)
+        _write_splits(options.out, release.splits, layout)
         told = after(options.out)
     _print_summary(release, outcomes, told, options)
     skipped = release.skipped or any(outcome.state == "skipped" for outcome in outcomes)
@@ -176,14 +204,14 @@ def _on_cluster(tasks: Sequence[Callable[[], Result]], scheduler: str) -> Iterat
 
 def _prepare_one(job: SceneJob, folder: Path) -> Outcome:
     try:
-        scene, kept = job.prepare(folder)
+        made, kept = job.prepare(folder)
     except (InputError, OSError) as error:
         return Outcome(name=job.name, state="skipped", notes=(describe(error),))
     return Outcome(
         name=job.name,
         state="left as it was" if kept else "prepared",
-        notes=scene.info.notes,
-        num_points=scene.num_points,
+        notes=made.notes,
+        num_points=made.num_points,
     )
 
 
@@ -237,23 +265,23 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _write_splits(out: Path, splits: Mapping[str, Sequence[str]]) -> None:
+def _write_splits(out: Path, splits: Mapping[str, Sequence[str]], layout: Layout) -> None:
     for name, scenes in splits.items():
-        there = [scene for scene in scenes if (out / scene / "scene.json").is_file()]
+        there = [scene for scene in scenes if layout.is_there(out, scene)]
         (out / SPLITS).mkdir(exist_ok=True)
         with replacing(out / SPLITS / f"{name}.txt") as temporary:
             temporary.write_text("".join(f"{scene}\n" for scene in there), encoding="utf-8")
 
 
-def _verify(options: ReleaseOptions) -> int:
+def _verify(options: ReleaseOptions, layout: Layout) -> int:
     if options.out is None:
         raise InputError("name the folder of the scenes with --out")
-    problems = verify_folder(options.out)
+    problems = layout.verify(options.out)
     total, wrong = len(problems), {name: found for name, found in problems.items() if found}
     for name, found in wrong.items():
         for problem in found:
             print(f"{name}: {problem}")
-    print(f"{total} scenes, {total - len(wrong)} as they were written")
+    print(f"{total} prepared, {total - len(wrong)} as they were written")
     return SKIPPED if wrong else 0
 
 

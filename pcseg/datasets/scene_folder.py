@@ -13,13 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pcseg.datasets.splits import expanded
 from pcseg.errors import InputError
 from pcseg.io.digest import sha256_of
 from pcseg.io.npy import open_npy
 
 FORMAT = 1
-SPLITS = "splits"
-"""Folder of the lists of scenes beside the scenes: ``train.txt``, ``val.txt``."""
 RESERVED = ("coords", "labels", "source_rows")
 """Array names with a meaning of their own; every other ``.npy`` is a column."""
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
@@ -106,6 +105,10 @@ class Scene:
     @property
     def num_points(self) -> int:
         return self.info.num_points
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.info.notes
 
     @property
     def grid_shape(self) -> None:
@@ -199,26 +202,12 @@ def find_scenes(root: Path | str, patterns: Sequence[str] = ("*",)) -> list[Scen
         raise InputError(f"{root}: no such folder; prepare scenes with python -m data_prep.las")
     names = sorted(p.name for p in root.iterdir() if not p.name.startswith(".") and (p / "scene.json").is_file())
     chosen: dict[str, None] = {}
-    for pattern in [p for given in patterns for p in _expanded(root, given)]:
+    for pattern in expanded(root, patterns):
         found = fnmatch.filter(names, pattern)
         if not found:
             raise InputError(f"{root}: no scene matches '{pattern}'; there are {', '.join(names) or 'none'}")
         chosen.update(dict.fromkeys(found))
     return [Scene.open(root / name) for name in chosen]
-
-
-def _expanded(root: Path, pattern: str) -> list[str]:
-    """The names that ``@NAME`` stands for; any other pattern is itself."""
-    if not pattern.startswith("@"):
-        return [pattern]
-    file = root / SPLITS / f"{pattern[1:]}.txt"
-    if not _plain(pattern[1:]) or not file.is_file():
-        has = ", ".join(f"@{path.stem}" for path in sorted((root / SPLITS).glob("*.txt"))) or "none"
-        raise InputError(f"{root}: has no list '{pattern}'; it has {has}")
-    names = file.read_text(encoding="utf-8").split()
-    if not names:
-        raise InputError(f"{file}: names no scene")
-    return names
 
 
 def _plain(name: str) -> bool:

@@ -150,7 +150,7 @@ def _compressed(path: Path, pcd: _Pcd) -> np.ndarray:
     due = pcd.num_points * pcd.record.itemsize
     if len(data) < packed or whole != due:
         raise InputError(
-            f"{path}: promises {pcd.num_points} points, {due} bytes; there are {len(data)} of {packed} compressed bytes "
+            f"{path}: promises {pcd.num_points} points, {due} bytes; there are {len(data)} of {packed} packed bytes "
             f"for {whole}: truncated; {REMEDY}"
         )
     try:

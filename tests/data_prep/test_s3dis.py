@@ -254,14 +254,14 @@ def test_verify_finds_what_has_changed(release, tmp_path, command):
     out = tmp_path / "out"
     assert command(main, ["--raw", release, "--out", out])[0] == 0
     code, printed, _ = command(main, ["--out", out, "--verify"])
-    assert code == 0 and "3 scenes, 3 as they were written" in printed
+    assert code == 0 and "3 prepared, 3 as they were written" in printed
     labels = np.load(out / "Area_1_office_1/labels.npy")
     labels[5] = 13
     np.save(out / "Area_1_office_1/labels.npy", labels)
     np.save(out / "Area_2_hallway_12/color.npy", np.zeros((3, 3), np.uint8))
     (out / "Area_5_office_2/scene.json").unlink()
     code, printed, _ = command(main, ["--out", out, "--verify"])
-    assert code == 3 and "3 scenes, 0 as they were written" in printed
+    assert code == 3 and "3 prepared, 0 as they were written" in printed
     for text in (
         "labels.npy: has changed",
         "class 13 is outside the 13 classes",
