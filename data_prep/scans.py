@@ -1,16 +1,23 @@
-"""What the preparers of single scan files share: options, label map, and the loop over files."""
+"""Prepare your own scans: LAS, LAZ, COPC, PLY, PCD, E57, text (XYZ, TXT, ASC, CSV, PTS) and NumPy files.
+
+python -m data_prep.scans SCAN ... --out DIR --label-map 1=other 2=ground 6=building default=ignore
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from data_prep.release import run_tasks
 from pcseg.datasets.prepare import prepare_scan
 from pcseg.datasets.scene_folder import Scene
-from pcseg.errors import InputError
+from pcseg.errors import InputError, run_command
+from pcseg.io.scan import SUFFIXES
 from pcseg.label_map import LabelMap
 
 
@@ -32,6 +39,8 @@ class Options:
     """Attribute that holds the class codes; else the file's usual one."""
     features: tuple[str, ...] | None = None
     """Columns to keep; else all that describe a point."""
+    workers: int = 1
+    """Processes that prepare files side by side."""
     quiet: bool = False
     """No progress bar and no report."""
 
@@ -58,20 +67,26 @@ def prepare_all(options: Options, suffixes: tuple[str, ...]) -> list[Scene]:
         if path.stem in names:
             raise InputError(f"{path}: would overwrite the scene of {names[path.stem]}; prepare it into another folder")
         names[path.stem] = path
-    scenes = []
-    for path in options.scans:
-        scene = prepare_scan(
+    if options.workers < 1:
+        raise InputError(f"--workers must be at least 1, got {options.workers}")
+    tasks = [
+        partial(
+            prepare_scan,
             path,
             options.out,
             label_map=label_map,
             label_column=options.label_column,
             features=features,
-            progress=not options.quiet,
+            progress=not options.quiet and options.workers == 1,
         )
+        for path in options.scans
+    ]
+    scenes: list[Scene] = []
+    for scene in run_tasks(tasks, options.workers):
         scenes.append(scene)
         if not options.quiet:
             print(_report(scene), flush=True)
-    return scenes
+    return sorted(scenes, key=lambda scene: list(names).index(scene.name))
 
 
 def _label_map(options: Options) -> LabelMap | None:
@@ -89,3 +104,15 @@ def _report(scene: Scene) -> str:
     columns = ", ".join(scene.column_names) or "coordinates only"
     parts = [f"{scene.path}: {scene.num_points:,} points; {columns}", shares or "no labels", *scene.info.notes]
     return "; ".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = tyro.cli(Options, args=argv, prog="python -m data_prep.scans", description=Options.__doc__)
+    prepare_all(options, SUFFIXES)
+
+
+if __name__ == "__main__":
+    # Under its own name, so that worker processes can import what they are given.
+    from data_prep.scans import main as run
+
+    run_command(run)

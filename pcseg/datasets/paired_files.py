@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pcseg.batch import IGNORE
+from pcseg.datasets.splits import expanded
 from pcseg.errors import InputError
 
 
@@ -23,7 +24,8 @@ def pairs_of(
 ) -> list[tuple[str, Path, Path | None]]:
     """(name, file, label file or None) of the files under ``root/images`` whose names match.
 
-    The order is that of the patterns and then of the names; each comes once.
+    The order is that of the patterns and then of the names; each comes once. A pattern ``@NAME`` stands for the names
+    in ``root/splits/NAME.txt``.
 
     Args:
         kind: what the files are, for messages: "image".
@@ -39,7 +41,7 @@ def pairs_of(
         raise InputError(f"{folder}: holds no {kind}; give files that end in {', '.join(suffixes)}")
     labels = _by_name(root / label_folder, label_suffixes) if (root / label_folder).is_dir() else {}
     chosen: dict[str, None] = {}
-    for pattern in patterns:
+    for pattern in expanded(root, patterns):
         found = fnmatch.filter(files, pattern)
         if not found:
             names = ", ".join(list(files)[:20]) + (", ..." if len(files) > 20 else "")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pcseg.datasets.columns import choose_columns
 from pcseg.datasets.ground import GroundSettings, fit_ground
-from pcseg.datasets.scene_folder import ColumnInfo, Scene, SceneInfo, Source, plain_name, write_info
+from pcseg.datasets.scene_folder import Scene, Source, hash_arrays, write_info
+from pcseg.datasets.scene_writer import SceneWriter
 from pcseg.errors import InputError
 from pcseg.io import scan
 from pcseg.io.atomic import replacing_folder
@@ -24,7 +25,34 @@ from pcseg.io.npy import NpyWriter, read_npy_chunks
 from pcseg.label_map import LabelMap
 
 _RECIPE_VERSION = 3  # raise it whenever the same file and settings would give another scene
-_WIDEST = 1e6  # metres; beyond it float32 cannot tell points 6 cm apart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenePlan:
+    """What a scene is made of: the same plan and the same source give the same scene."""
+
+    columns: Mapping[str, tuple[str, ...]]
+    """Columns of the scene, and the attributes of the source that each is made from; none: computed."""
+    label_map: LabelMap | None = None
+    label_column: str | None = None
+    """Attribute with the class codes; given wherever there is a label map and the source has labels."""
+    ground: GroundSettings = dataclasses.field(default_factory=GroundSettings)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What else changes the scene, as JSON knows it."""
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        table = None if self.label_map is None else self.label_map.model_dump(mode="json")
+        if table is not None:
+            table["codes"] = {str(code): name for code, name in table["codes"].items()}
+        return {
+            "version": _RECIPE_VERSION,
+            "label_map": table,
+            "label_column": self.label_column,
+            "columns": {name: list(parts) for name, parts in self.columns.items()},
+            "ground": dataclasses.asdict(self.ground) if "height_above_ground" in self.columns else None,
+            **self.settings,
+        }
 
 
 def prepare_scan(
@@ -60,158 +88,87 @@ def prepare_scan(
     path, out_dir = Path(path), Path(out_dir)
     header = scan.read_header(path)
     name = name or path.stem
-    columns = choose_columns(header, features)
-    label_column = _label_column(header, label_map, label_column)
-    recipe = _recipe(label_map, label_column, columns, ground or GroundSettings())
+    plan = ScenePlan(
+        columns=choose_columns(header, features),
+        label_map=label_map,
+        label_column=_label_column(header, label_map, label_column),
+        ground=ground or GroundSettings(),
+    )
     digest = sha256_of(path)
-    found = _prepared(out_dir / name, digest, recipe)
+    found = kept_scene(out_dir / name, digest, plan)
     if found is not None:
         return found
-    with _bar(name, header.num_points, progress) as advance, replacing_folder(out_dir / name) as folder:
-        writer = _SceneWriter(folder, header, columns, label_map, label_column)
-        for chunk in scan.read_chunks(path, writer.attributes, chunk_size=chunk_size):
+    with _bar(name, header.num_points, progress) as advance:
+        return write_scene(
+            out_dir / name,
+            plan,
+            lambda attributes: scan.read_chunks(path, attributes, chunk_size=chunk_size),
+            where=str(path),
+            file=path.name,
+            digest=digest,
+            crs=header.crs,
+            advance=advance,
+            chunk_size=chunk_size,
+        )
+
+
+def kept_scene(folder: Path, digest: str, plan: ScenePlan) -> Scene | None:
+    """The scene in ``folder`` if it is whole and would come out the same."""
+    recipe = plan.recipe
+    try:
+        scene = Scene.open(folder)
+        same = scene.info.source is not None and scene.info.source.sha256 == digest and scene.info.recipe == recipe
+        if same:
+            _ = scene.coords, scene.labels, [scene.column(name) for name in scene.column_names]
+    except InputError:
+        return None
+    return scene if same else None
+
+
+def write_scene(
+    folder: Path,
+    plan: ScenePlan,
+    read: Callable[[list[str]], Iterable[scan.ScanChunk]],
+    *,
+    where: str,
+    file: str,
+    digest: str,
+    crs: str | None = None,
+    notes: Sequence[str] = (),
+    advance: Callable[[int], None] = lambda count: None,
+    measure: Callable[[Path], Sequence[str]] = lambda folder: (),
+    chunk_size: int = scan.CHUNK_SIZE,
+) -> Scene:
+    """Write the scene folder ``folder`` from chunks of points; it appears whole or not at all.
+
+    Args:
+        read: called with the attributes that the plan needs; the rows of its chunks follow each other from 0.
+        where: the source, for messages; ``file`` is its name in ``scene.json``, ``digest`` its SHA-256.
+        notes: what the source's own reader changed; looked at once every chunk is read, so that it may grow until then.
+        advance: called with the number of points of each chunk.
+        measure: called with the folder of the written arrays; its words join the notes.
+
+    Raises:
+        InputError: what ``read`` and :class:`pcseg.datasets.scene_writer.SceneWriter` refuse.
+        OSError: the folder cannot be written; what was there before is as it was.
+    """
+    with replacing_folder(folder) as temporary:
+        writer = SceneWriter(temporary, where, plan.columns, plan.label_map, plan.label_column)
+        for chunk in read(writer.attributes):
             writer.add(chunk)
             advance(len(chunk))
         info = writer.finish(
-            name=name,
-            source=Source(file=path.name, sha256=digest, num_points=header.num_points),
-            recipe=recipe,
+            name=folder.name,
+            source=Source(file=file, sha256=digest, num_points=writer.num_seen),
+            recipe=plan.recipe,
+            crs=crs,
+            notes=notes,
         )
-        if "height_above_ground" in columns:
-            _write_height(folder, ground or GroundSettings(), chunk_size)
-        write_info(folder, info)
-    return Scene.open(out_dir / name)
-
-
-class _SceneWriter:
-    """Writes the arrays of a scene while chunks come in, and gathers what ``scene.json`` says."""
-
-    def __init__(
-        self,
-        folder: Path,
-        header: scan.ScanHeader,
-        columns: dict[str, tuple[str, ...]],
-        label_map: LabelMap | None,
-        label_column: str | None,
-    ) -> None:
-        self.folder, self.header, self.label_map, self.label_column = folder, header, label_map, label_column
-        self.columns = {name: parts for name, parts in columns.items() if parts}
-        self.computed = [name for name, parts in columns.items() if not parts]
-        wanted = [part for parts in self.columns.values() for part in parts]
-        self.attributes: list[str] = list(dict.fromkeys([*wanted, *([label_column] if label_column else [])]))
-        self.origin: np.ndarray | None = None
-        self.dropped: list[np.ndarray] = []
-        self.low, self.high = np.full(3, np.inf), np.full(3, -np.inf)
-        self.brightest = 0.0
-        self.histogram: Counter[int] = Counter()
-        self.unknown: Counter[float] = Counter()
-        self.writers: dict[str, NpyWriter] = {"coords": NpyWriter(folder / "coords.npy", np.float32, (3,))}
-        if label_column:
-            self.writers["labels"] = NpyWriter(folder / "labels.npy", np.int16)
-
-    def add(self, chunk: scan.ScanChunk) -> None:
-        finite = np.isfinite(chunk.coords).all(axis=1)
-        keep: Any = slice(None)
-        if not finite.all():
-            self.dropped.append(np.flatnonzero(~finite) + chunk.start)
-            keep = finite
-        coords = chunk.coords[keep]
-        if len(coords) == 0:
-            return
-        low, high = coords.min(axis=0), coords.max(axis=0)
-        if self.origin is None:
-            # The middle of the first points, rounded: float32 keeps millimetres for kilometres around. A median, since
-            # one stray point must not cost all others their precision.
-            self.origin = np.round(np.median(coords, axis=0))
-        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
-        if (self.high - self.low).max() > _WIDEST:
-            far = np.abs(chunk.coords - self.origin).max(axis=1)
-            row = chunk.start + int(np.where(finite, far, 0).argmax())
-            raise InputError(
-                f"{self.header.path}: point {row} lies more than {_WIDEST:.0f} m from the others; remove stray points"
-            )
-        self.writers["coords"].append((coords - self.origin).astype(np.float32))
-        for name, parts in self.columns.items():
-            values = [chunk.columns[part][keep] for part in parts]
-            self._column(name, values[0] if len(values) == 1 else np.stack(values, axis=1))
-        if self.label_map is not None and self.label_column is not None:
-            labels, unknown = self.label_map.apply(chunk.columns[self.label_column][keep])
-            self.unknown.update(unknown)
-            self.histogram.update(dict(enumerate(np.bincount(labels[labels >= 0]).tolist())))
-            self.writers["labels"].append(labels)
-
-    def _column(self, name: str, values: np.ndarray) -> None:
-        if name not in self.writers:
-            file = self.folder / f"{plain_name(name)}.npy"
-            self.writers[name] = NpyWriter(file, values.dtype.newbyteorder("="), values.shape[1:])
-        if name == "color":  # NaN aside
-            self.brightest = float(np.fmax.reduce(values, axis=None, initial=self.brightest))
-        self.writers[name].append(values)
-
-    def finish(self, *, name: str, source: Source, recipe: dict[str, Any]) -> SceneInfo:
-        for writer in self.writers.values():
-            writer.close()
-        path, notes = self.header.path, []
-        if self.unknown:
-            codes = ", ".join(f"{code:g} ({count} points)" for code, count in sorted(self.unknown.items()))
-            raise InputError(
-                f"{path}: {self.label_column}: class codes outside the label map: {codes}; add them to the map "
-                f"(as a class or as 'ignore') or give a default"
-            )
-        if self.origin is None:
-            raise InputError(f"{path}: none of its {self.header.num_points} points has finite coordinates")
-        num_points = self.writers["coords"].rows
-        if self.dropped:
-            gone = np.concatenate(self.dropped)
-            notes.append(f"{len(gone)} of {self.header.num_points} points dropped: non-finite coordinates")
-            rows = np.ones(self.header.num_points, bool)
-            rows[gone] = False
-            np.save(self.folder / "source_rows.npy", np.flatnonzero(rows))
-        if "color" in self.writers:
-            notes.extend(self._finish_color())
-        kept = {plain_name(n): w for n, w in self.writers.items() if n not in ("coords", "labels")}
-        columns = {n: ColumnInfo(dtype=w.dtype.name, shape=(w.rows, *w.row_shape)) for n, w in kept.items()}
-        for computed in self.computed:
-            columns[computed] = ColumnInfo(dtype="float32", shape=(num_points,))
-        names = self.label_map.class_names if self.label_map is not None else ()
-        return SceneInfo(
-            name=name,
-            num_points=num_points,
-            origin=tuple(self.origin.tolist()),
-            crs=self.header.crs,
-            source=source,
-            class_names=names,
-            class_codes=self.label_map.class_codes if self.label_map is not None else (),
-            class_histogram={n: self.histogram.get(i, 0) for i, n in enumerate(names)},
-            columns=columns,
-            notes=tuple(notes),
-            recipe=recipe,
-        )
-
-    def _finish_color(self) -> list[str]:
-        """Colours of 0 everywhere are none; 8 bits stored in 16 and 0 to 255 stored as floats are brought to scale."""
-        writer, largest = self.writers["color"], self.brightest
-        if largest <= 0:
-            del self.writers["color"]
-            writer.path.unlink()
-            return ["no colour: it is 0 at every point"]
-        if writer.dtype.kind in "iu" and writer.dtype.itemsize > 1 and largest <= 255:
-            self.writers["color"] = _convert(writer, np.dtype(np.uint8), 1)
-            return [f"colour: 8 bits stored in {8 * writer.dtype.itemsize}"]
-        if writer.dtype.kind == "f" and largest > 1:
-            self.writers["color"] = _convert(writer, np.dtype(np.float32), 1 / 255)
-            return ["colour: 0 to 255 stored as floats"]
-        return []
-
-
-def _convert(writer: NpyWriter, dtype: np.dtype, factor: float) -> NpyWriter:
-    part = writer.path.with_suffix(".part")
-    with NpyWriter(part, dtype, writer.row_shape) as converted:
-        for values in read_npy_chunks(writer.path, scan.CHUNK_SIZE):
-            converted.append(values if factor == 1 else values * factor)
-    part.replace(writer.path)
-    converted.path = writer.path
-    return converted
+        if "height_above_ground" in plan.columns:
+            _write_height(temporary, plan.ground, chunk_size)
+        told = (*info.notes, *measure(temporary))
+        write_info(temporary, info.model_copy(update={"notes": told, "array_sha256": hash_arrays(temporary)}))
+    return Scene.open(folder)
 
 
 def _write_height(folder: Path, settings: GroundSettings, chunk_size: int) -> None:
@@ -233,33 +190,6 @@ def _label_column(header: scan.ScanHeader, label_map: LabelMap | None, name: str
         raise InputError(f"{header.path}: no attribute looks like class codes; name it (it has {has})")
     scan.check_columns(header.path, [name], list(header.columns))
     return name
-
-
-def _recipe(
-    label_map: LabelMap | None, label_column: str | None, columns: dict[str, tuple[str, ...]], ground: GroundSettings
-) -> dict[str, Any]:
-    table = None if label_map is None else label_map.model_dump(mode="json")
-    if table is not None:
-        table["codes"] = {str(code): name for code, name in table["codes"].items()}
-    return {
-        "version": _RECIPE_VERSION,
-        "label_map": table,
-        "label_column": label_column,
-        "columns": {name: list(parts) for name, parts in columns.items()},
-        "ground": dataclasses.asdict(ground) if "height_above_ground" in columns else None,
-    }
-
-
-def _prepared(folder: Path, digest: str, recipe: dict[str, Any]) -> Scene | None:
-    """The scene in ``folder`` if it is whole and would come out the same."""
-    try:
-        scene = Scene.open(folder)
-        same = scene.info.source is not None and scene.info.source.sha256 == digest and scene.info.recipe == recipe
-        if same:
-            _ = scene.coords, scene.labels, [scene.column(name) for name in scene.column_names]
-    except InputError:
-        return None
-    return scene if same else None
 
 
 @contextlib.contextmanager

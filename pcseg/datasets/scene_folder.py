@@ -13,7 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pcseg.datasets.splits import expanded
 from pcseg.errors import InputError
+from pcseg.io.digest import sha256_of
 from pcseg.io.npy import open_npy
 
 FORMAT = 1
@@ -59,6 +61,8 @@ class SceneInfo(BaseModel):
     """Code of each class in the file; empty: the class indices."""
     class_histogram: dict[str, int] = {}
     columns: dict[str, ColumnInfo] = {}
+    array_sha256: dict[str, str] = {}
+    """SHA-256 of each array file, by its name without ``.npy``; empty where a scene was made by hand."""
     notes: tuple[str, ...] = ()
     """What preparation changed or left out, for a human."""
     recipe: dict[str, Any] = {}
@@ -101,6 +105,10 @@ class Scene:
     @property
     def num_points(self) -> int:
         return self.info.num_points
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.info.notes
 
     @property
     def grid_shape(self) -> None:
@@ -176,18 +184,25 @@ def write_info(folder: Path, info: SceneInfo) -> None:
     (folder / "scene.json").write_text(json.dumps(info.model_dump(mode="json"), indent=1) + "\n")
 
 
+def hash_arrays(folder: Path) -> dict[str, str]:
+    """SHA-256 of every array file in a folder, by its name without ``.npy``."""
+    return {file.stem: sha256_of(file) for file in sorted(folder.glob("*.npy"))}
+
+
 def find_scenes(root: Path | str, patterns: Sequence[str] = ("*",)) -> list[Scene]:
     """Scenes under a folder whose names match, in the order of the patterns and then of the names; each once.
 
+    A pattern ``@NAME`` stands for the names in the file ``splits/NAME.txt`` under the folder, one a line.
+
     Raises:
-        InputError: no such folder, or a pattern that matches no scene, with the names there are.
+        InputError: no such folder, no such list, or a pattern that matches no scene, with the names there are.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; prepare scenes with python -m data_prep.las")
     names = sorted(p.name for p in root.iterdir() if not p.name.startswith(".") and (p / "scene.json").is_file())
     chosen: dict[str, None] = {}
-    for pattern in patterns:
+    for pattern in expanded(root, patterns):
         found = fnmatch.filter(names, pattern)
         if not found:
             raise InputError(f"{root}: no scene matches '{pattern}'; there are {', '.join(names) or 'none'}")

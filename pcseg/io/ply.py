@@ -17,9 +17,8 @@ import numpy as np
 from pcseg.errors import InputError
 from pcseg.io.atomic import replacing
 from pcseg.io.ply_header import NAMES, REMEDY, PlyHeader, parse_header
-from pcseg.io.scan import CHUNK_SIZE, ScanChunk, ScanHeader, check_columns, class_type
+from pcseg.io.scan import CHUNK_SIZE, ScanChunk, ScanHeader, check_columns, class_type, label_column
 
-_LABELS = ("class", "label", "classification", "scalar_classification", "scalar_label", "semantic", "sem_class")
 _AXES = ("x", "y", "z")
 
 
@@ -33,7 +32,7 @@ def read_header(path: Path) -> ScanHeader:
         num_points=header.vertex.count,
         columns=columns,
         crs=None,
-        label_column=_label_column(columns),
+        label_column=label_column(columns),
     )
 
 
@@ -148,7 +147,7 @@ class _Plan:
 def _plan(header: PlyHeader, classes: np.dtype, codes: np.ndarray | None) -> _Plan:
     types = {p.name: p.dtype for p in header.vertex.properties}
     added = {"pred_class": classes, "confidence": np.dtype(np.float32)}
-    replaced = _label_column(types)
+    replaced = label_column(types)
     if codes is None:
         return _Plan(added, frozenset(added) & set(types), None, None)
     if replaced is None:
@@ -272,9 +271,3 @@ def _parsed(lines: list[bytes], header: PlyHeader, start: int) -> np.ndarray:
             f"({reason}); {REMEDY}"
         ) from error
     return result
-
-
-def _label_column(columns: Iterable[str]) -> str | None:
-    """The property that holds class codes, by its name, whatever its case."""
-    by_name = {name.lower(): name for name in columns}
-    return next((by_name[name] for name in _LABELS if name in by_name), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +21,7 @@ class ScanHeader:
     """What a file promises, checked against its size before anything is allocated."""
 
     path: Path
-    format: Literal["las", "ply"]
+    format: Literal["las", "ply", "pcd", "e57", "text", "npy"]
     num_points: int
     columns: dict[str, np.dtype]
     """Attributes by name, coordinates left out; a sub-array type where an attribute has several values a point."""
@@ -43,17 +43,29 @@ class ScanChunk:
         return self.coords.shape[0]
 
 
+SUFFIXES = (".las", ".laz", ".ply", ".pcd", ".e57", ".xyz", ".txt", ".asc", ".csv", ".pts", ".npy")
+"""Of the files that can be read; ``.copc.laz`` is a ``.laz``."""
+LABEL_NAMES = ("class", "label", "classification", "scalar_classification", "scalar_label", "semantic", "sem_class")
+"""Names of attributes that hold class codes, whatever their case; earlier ones come first."""
+
+
 def _format(path: Path) -> ModuleType:
     suffix = path.suffix.lower()
     if suffix in (".las", ".laz"):
-        from pcseg.io import las
-
-        return las
-    if suffix == ".ply":
-        from pcseg.io import ply
-
-        return ply
-    raise InputError(f"{path}: cannot read '{suffix or path.name}' files; give a .las, .laz or .ply file")
+        from pcseg.io import las as module
+    elif suffix == ".ply":
+        from pcseg.io import ply as module
+    elif suffix == ".pcd":
+        from pcseg.io import pcd as module
+    elif suffix == ".e57":
+        from pcseg.io import e57 as module
+    elif suffix == ".npy":
+        from pcseg.io import npy_scan as module
+    elif suffix in SUFFIXES:
+        from pcseg.io import text_scan as module
+    else:
+        raise InputError(f"{path}: cannot read '{suffix or path.name}' files; give one of {', '.join(SUFFIXES)}")
+    return module
 
 
 def read_header(path: Path | str) -> ScanHeader:
@@ -107,6 +119,8 @@ def write_predictions(
     """
     source, target = Path(source), Path(target)
     module = _format(source)
+    if not hasattr(module, "write_predictions"):
+        raise InputError(f"{source}: predictions can be written into .las, .laz and .ply files; convert it first")
     if _format(target) is not module:
         raise InputError(f"{target}: a {source.suffix} file can only be copied to the same format")
     header = module.read_header(source)
@@ -135,3 +149,23 @@ def check_columns(path: Path, wanted: Sequence[str], present: Sequence[str]) -> 
     for name in wanted:
         if name not in present:
             raise InputError(f"{path}: has no column '{name}'; it has {', '.join(sorted(present)) or 'none'}")
+
+
+def label_column(columns: Iterable[str]) -> str | None:
+    """The attribute that holds class codes, by its name."""
+    by_name = {name.lower(): name for name in columns}
+    return next((by_name[name] for name in LABEL_NAMES if name in by_name), None)
+
+
+def check_file(path: Path, kind: str) -> None:
+    """Refuse what is no file.
+
+    Raises:
+        InputError: missing, a folder, or empty.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give a {kind} file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: is empty; copy it again")

@@ -1,0 +1,171 @@
+"""PASCAL VOC and Cityscapes as they are released: what image folders hold, and what is skipped by name."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep import cityscapes, voc
+from pcseg.datasets import cityscapes as cityscapes_classes
+from pcseg.datasets import voc as voc_classes
+from pcseg.datasets.image_folder import find_images
+from pcseg.errors import InputError
+from pcseg.io.scribbles import scribble_mask
+from tests.data_prep.releases import content, zipped
+from tests.io.scans import left_behind
+
+SIZE = (24, 30)  # height, width
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def codes(seed: int, values=(0, 1, 15, 20, 255)) -> np.ndarray:
+    return np.random.default_rng(seed).choice(values, SIZE).astype(np.uint8)
+
+
+def palette(path, mask) -> None:
+    """As VOC stores masks: indices into a palette of colours."""
+    image = Image.fromarray(mask, "P")
+    image.putpalette([value for index in range(256) for value in (index * 7 % 256, index * 13 % 256, index)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def scribble(*lines) -> str:
+    text = "<annotation><filename>x</filename>"
+    for name, points in lines:
+        text += f"<polygon><tag>{name}</tag>" + "".join(f"<point><X>{x}</X><Y>{y}</Y></point>" for x, y in points)
+        text += "</polygon>"
+    return text + "</annotation>"
+
+
+@pytest.fixture
+def voc_raw(tmp_path):
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    names = [f"2007_00000{index}" for index in range(5)]
+    for index, name in enumerate(names):
+        (root / "JPEGImages").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(index)).save(root / f"JPEGImages/{name}.jpg", quality=95)
+        if index < 3:
+            palette(root / f"SegmentationClass/{name}.png", codes(index))
+    (root / "SegmentationClassAug").mkdir()
+    for index in (0, 3):
+        Image.fromarray(codes(index)).save(root / f"SegmentationClassAug/{names[index]}.png")
+    (root / "scribbles").mkdir()
+    for index in (0, 1, 3):
+        lines = (("background", [(1, 1), (25, 1)]), ("person", [(5, 12), (20, 12)]))
+        (root / f"scribbles/{names[index]}.xml").write_text(scribble(*lines))
+    lists = root / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text(f"{names[0]}\n{names[1]}\n")
+    (lists / "val.txt").write_text(f"{names[2]}\n")
+    aug = [f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png\n" for name in (names[0], names[1], names[3])]
+    (lists / "train_aug.txt").write_text("".join(aug))
+    return root
+
+
+def test_voc(voc_raw, tmp_path, command):
+    out = tmp_path / "out"
+    code, printed, err = command(voc.main, ["--raw", voc_raw, "--out", out])
+    assert code == 0, err
+    assert "voc (2012, masks): 4 prepared; 2,880 points" in printed
+    assert "train: 2 images are listed, 1464 in the release" in printed
+    images = find_images(out, ["@train_aug"], voc_classes.CLASS_NAMES, voc_classes.CODES)
+    assert [image.name for image in images] == ["2007_000000", "2007_000001", "2007_000003"]
+    expected = np.where(codes(3) == 255, -1, codes(3).astype(int)).reshape(-1)
+    np.testing.assert_array_equal(images[2].labels, expected)
+    assert (out / "images/2007_000001.jpg").read_bytes() == (voc_raw / "JPEGImages/2007_000001.jpg").read_bytes()
+    first = content(out)
+    code, printed, _ = command(voc.main, ["--raw", voc_raw, "--out", out])
+    assert code == 0 and "4 left as it was" in printed and content(out) == first
+    archive = zipped(voc_raw.parent, tmp_path / "voc.zip")
+    assert command(voc.main, ["--raw", archive, "--out", tmp_path / "two", "--workers", 2])[0] == 0
+    assert content(tmp_path / "two") == first
+    assert command(voc.main, ["--out", out, "--verify"])[0] == 0
+    (out / "masks/2007_000000.png").write_bytes(b"")
+    (out / "images/2007_000001.jpg").unlink()
+    (out / "records/2007_000002.json").write_text("{")
+    code, printed, _ = command(voc.main, ["--out", out, "--verify"])
+    assert code == 3 and "has changed" in printed and "is missing" in printed and "is no record" in printed
+
+
+def test_voc_scribbles(voc_raw, tmp_path, command):
+    code, _, err = command(voc.main, ["--raw", voc_raw, "--out", tmp_path / "out", "--labels", "scribbles"])
+    assert code == 0, err
+    train, val = (
+        find_images(tmp_path / "out", [split], voc_classes.CLASS_NAMES, voc_classes.CODES)
+        for split in ("@train", "@val")
+    )
+    labels = train[0].labels.reshape(SIZE)
+    assert labels[1, 10] == 0 and labels[12, 10] == 15 and labels[20, 10] == -1
+    assert 0.05 < (labels >= 0).mean() < 0.3
+    np.testing.assert_array_equal(val[0].labels.reshape(SIZE) == -1, codes(2) == 255)
+    code, _, err = command(voc.main, ["--raw", voc_raw, "--out", tmp_path / "out"])
+    assert code == 2 and "is that of voc, version 2012, scribbles" in err
+
+
+def test_voc_damage(voc_raw, tmp_path, command):
+    Image.fromarray(codes(0)[:-1]).save(voc_raw / "SegmentationClass/2007_000000.png")
+    palette(voc_raw / "SegmentationClass/2007_000001.png", codes(1, (0, 21)))
+    (voc_raw / "JPEGImages/2007_000002.jpg").unlink()
+    (voc_raw / "SegmentationClassAug/2007_000003.png").unlink()
+    for options in (["--out", tmp_path / "out"], ["--check"]):
+        code, printed, err = command(voc.main, ["--raw", voc_raw, *options])
+        assert code == 3 and "4 skipped" in printed
+        for message in (
+            "has the class code 21",
+            "skipped 2007_000002: is in the lists, but has no JPEGImages/2007_000002.jpg",
+            "2007_000003.jpg: is in train_aug, but has no mask",
+        ):
+            assert message in err
+        assert "2007_000000.png: has " in err
+    assert left_behind(tmp_path / "out") == ["data_set.json", "splits"]
+    (voc_raw / "ImageSets/Segmentation/val.txt").write_text("2007_000000\nnothing here\n")
+    code, _, err = command(voc.main, ["--raw", voc_raw, "--out", tmp_path / "out"])
+    assert code == 2 and "val.txt: line 2: 'nothing here' names no image" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<annotation><polygon>", "line 1: no XML"),
+        (scribble(("ghost", [(1, 2)])), "line 0 is of 'ghost'; the classes are a"),
+        (scribble(("a", [("one", 2)])), "line 0: a point needs the numbers X and Y"),
+        ('<!DOCTYPE x [<!ENTITY a "aaaa">]><annotation>&a;</annotation>', "declares a document type or entities"),
+    ],
+)
+def test_scribbles_that_cannot_be_drawn(text, message):
+    with pytest.raises(InputError, match=message):
+        scribble_mask(text.encode(), "a.xml", SIZE, {"a": 1})
+
+
+def test_a_single_point_is_a_pixel():
+    mask = scribble_mask(scribble(("a", [(3, 4)])).encode(), "a.xml", SIZE, {"a": 1})
+    assert mask[4, 3] == 1 and (mask == 1).sum() == 1 and mask.shape == SIZE
+
+
+def test_cityscapes(tmp_path, command):
+    raw = tmp_path / "cityscapes"
+    for seed, (split, city) in enumerate((("train", "aachen"), ("val", "ulm"), ("test", "bonn"))):
+        name = f"{city}_000000_00001{seed}"
+        for kind, end, values in (("leftImg8bit", "leftImg8bit", picture(seed)), ("gtFine", "gtFine_labelIds", None)):
+            folder = raw / kind / split / city
+            folder.mkdir(parents=True)
+            made = codes(seed, (0, 7, 26, 33, 255)) if values is None else values
+            Image.fromarray(made).save(folder / f"{name}_{end}.png")
+    out = tmp_path / "out"
+    code, printed, err = command(cityscapes.main, ["--raw", raw, "--out", out])
+    assert code == 0, err
+    assert "cityscapes (fine): 3 prepared" in printed and "train: 1 of 2975 images are here" in printed
+    assert left_behind(out / "masks") == ["aachen_000000_000010.png", "ulm_000000_000011.png"]
+    found = find_images(out, ["@val"], cityscapes_classes.CLASS_NAMES, cityscapes_classes.CODES)[0]
+    table = {0: -1, 255: -1, 7: 0, 26: 13, 33: 18}
+    expected = [table[code] for code in codes(1, (0, 7, 26, 33, 255)).reshape(-1).tolist()]
+    np.testing.assert_array_equal(found.labels, expected)
+    assert len(cityscapes_classes.CLASS_NAMES) == 19 and len(voc_classes.CLASS_NAMES) == 21
+    (raw / "gtFine/train/aachen/aachen_000000_000010_gtFine_labelIds.png").unlink()
+    code, printed, err = command(cityscapes.main, ["--raw", raw, "--out", tmp_path / "b"])
+    assert code == 3 and "is in the train part, but has no mask" in err and "2 prepared, 1 skipped" in printed
+    (tmp_path / "none").mkdir()
+    assert command(cityscapes.main, ["--raw", tmp_path / "none", "--out", tmp_path / "c"])[0] == 2
