@@ -320,7 +320,7 @@ def _print_summary(release: Release, outcomes: Sequence[Outcome], told: Sequence
     for line in told:
         if line.startswith("skipped"):
             print(line, file=sys.stderr)
-    counts["skipped"] = counts.get("skipped", 0) + len(release.skipped)
+    counts["skipped"] = counts.pop("skipped", 0) + len(release.skipped)  # last in the line
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     points = sum(outcome.num_points for outcome in outcomes)
     print(

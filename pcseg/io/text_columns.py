@@ -57,6 +57,8 @@ def parse_columns(
         columns = _arrow(_tidy(mended, delimiter), num_columns, delimiter, threads)
         if columns is None:
             raise _blame(mended, where, num_columns, delimiter, first_line)
+    if not len(columns[0]):
+        raise InputError(f"{where}: holds no points; {REMEDY}")
     return TextTable(columns, tuple(repairs))
 
 

@@ -80,11 +80,11 @@ def test_a_damaged_block_is_skipped_by_file(release, tmp_path, command, damage, 
     damage(release / "train/birmingham_block_0.ply")
     archive = zipped(release, tmp_path / "a.zip")
     for raw in (release, archive):
-        code, out, err = command(main, ["--raw", raw, "--out", tmp_path / raw.name])
+        code, out, err = command(main, ["--raw", raw, "--out", tmp_path / f"out_{raw.name}"])
         assert code == 3 and "5 prepared, 1 skipped" in out
         assert err.startswith("skipped birmingham_block_0: ") and message in err and "birmingham_block_0.ply" in err
         assert str(raw) in err and ".copy-" not in err
-        assert not [name for name in left_behind(tmp_path / raw.name) if name.startswith(".")]
+        assert not [name for name in left_behind(tmp_path / f"out_{raw.name}") if name.startswith(".")]
     code, out, err = command(main, ["--raw", archive, "--check"])
     assert code == 3 and message in err
 
