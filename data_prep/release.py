@@ -178,7 +178,7 @@ def run_tasks(tasks: Sequence[Callable[[], Result]], workers: int, scheduler: st
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    pool = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+    pool: Any = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)  # pyright: ignore
     try:
         yield from pool(delayed(task)() for task in tasks)
     except TerminatedWorkerError as error:
@@ -199,7 +199,8 @@ def _on_cluster(tasks: Sequence[Callable[[], Result]], scheduler: str) -> Iterat
     except (OSError, ValueError) as error:
         raise InputError(f"--scheduler {scheduler}: cannot be reached ({describe(error)}); is it running?") from error
     with client, parallel_config(backend="dask", client=client):
-        yield from Parallel(return_as="generator_unordered", batch_size=1)(delayed(task)() for task in tasks)
+        pool: Any = Parallel(return_as="generator_unordered", batch_size=1)  # pyright: ignore
+        yield from pool(delayed(task)() for task in tasks)
 
 
 def _prepare_one(job: SceneJob, folder: Path) -> Outcome:

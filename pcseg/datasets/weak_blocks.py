@@ -54,10 +54,10 @@ def _grid_blocks(shape: tuple[int, ...], recipe: BlocksRecipe) -> Callable[[int]
 
 
 def _cloud_blocks(coords: np.ndarray, recipe: BlocksRecipe) -> Callable[[int], np.ndarray]:
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     places = np.asarray(coords[:, :2] if recipe.shape == "column" else coords, np.float64)
-    tree = cKDTree(places)
+    tree = KDTree(places)
 
     def around(centre: int) -> np.ndarray:
         return np.asarray(tree.query_ball_point(places[centre], recipe.size / 2), np.int64)

@@ -91,7 +91,7 @@ def _type(field: str) -> type:
 
 
 def _scan(path: Path, file: Any, index: int, fields: list[str], chunk_size: int) -> Iterator[dict[str, np.ndarray]]:
-    from pye57 import libe57
+    from pye57 import libe57  # pyright: ignore[reportAttributeAccessIssue]
 
     header = file.get_header(index)
     present = set(header.point_fields)
