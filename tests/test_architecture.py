@@ -29,7 +29,7 @@ GROUPS = (
     {"models", "losses"},
     {"datasets", "metrics"},
     {"config", "config_file", "checkpoint"},
-    {"label_map", "pyramid", "images", "io"},
+    {"label_map", "pyramid", "images", "segments", "io"},
     {"ops", "numpy_ops"},
     {"batch", "errors"},
 )  # fmt: skip
