@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from benchmarks.case import optional
 from pcseg.io.text_columns import parse_columns
 
 REPEATS = 5
@@ -53,8 +54,7 @@ def best(call: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def parsing(count: int) -> None:
-    import pandas as pd
-
+    pandas = optional("pandas")
     data = room_text(count)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "room.txt"
@@ -62,9 +62,12 @@ def parsing(count: int) -> None:
         contenders = {
             "pcseg, one thread": lambda: parse_columns(file.read_bytes(), str(file), num_columns=6),
             "pcseg, all cores": lambda: parse_columns(file.read_bytes(), str(file), num_columns=6, threads=True),
-            "pandas.read_csv, C engine": lambda: pd.read_csv(file, sep=" ", header=None, engine="c").to_numpy(),
             "numpy.loadtxt": lambda: np.loadtxt(file),
         }
+        if pandas:
+            contenders["pandas.read_csv, C engine"] = lambda: pandas.read_csv(
+                file, sep=" ", header=None, engine="c"
+            ).to_numpy()
         table = parse_columns(data, "room", num_columns=6)
         assert np.array_equal(np.stack(table.columns, 1), np.loadtxt(io.BytesIO(data)))
         times = {name: best(call) for name, call in contenders.items()}
