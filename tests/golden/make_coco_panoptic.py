@@ -3,7 +3,7 @@
     PYTHONPATH=FOLDER_OF_PYCOCOTOOLS python tests/golden/make_coco_panoptic.py
 
 Nothing of pcseg is involved. Panoptic quality is counted pixel by pixel in dictionaries, by the definition and COCO's
-rules for void and crowd; AP is pycocotools' (2.0.11). :func:`spoilt` makes the predictions, and the test makes the same.
+rules for void and crowd; AP is that of pycocotools 2.0.11. The test makes its predictions with :func:`spoilt` too.
 """
 
 from __future__ import annotations

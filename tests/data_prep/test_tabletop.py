@@ -1,0 +1,89 @@
+"""The table-top scans: packing loses nothing, scenes have instances, and what is damaged is skipped by name."""
+
+import numpy as np
+import pytest
+
+from data_prep import tabletop
+from pcseg.datasets.scene_folder import find_scenes
+from pcseg.datasets.tabletop import CLASS_NAMES
+from pcseg.io.raw_tree import RawTree
+from tests.data.pictures import SAMPLES
+
+
+def cloud(seed: int, count: int = 400):
+    """Coordinates in 0.1 mm, colours, classes and objects: a table with two boxes."""
+    rng = np.random.default_rng(seed)
+    coords = rng.integers(-8000, 8000, (count, 3)).astype(np.int16)
+    objects = rng.integers(1, 4, count).astype(np.uint8)
+    return coords, rng.integers(0, 256, (count, 3)).astype(np.uint8), (objects > 1).astype(np.uint8), objects
+
+
+@pytest.fixture
+def release(tmp_path):
+    root = tmp_path / "mosd"
+    for seed, name in enumerate(("learn/a", "learn/b", "test/c")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        tabletop.pack(root / f"{name}.npz", *cloud(seed))
+    return root
+
+
+def test_a_cloud_becomes_a_scene(release, tmp_path, command):
+    code, out, err = command(tabletop.main, ["--raw", release, "--out", tmp_path / "out"])
+    assert code == 0 and "3 prepared; 1,200 points" in out, err
+    scenes = find_scenes(tmp_path / "out", ["@learn", "@test"])
+    assert [scene.name for scene in scenes] == ["a", "b", "c"]
+    for seed, scene in enumerate(scenes):
+        coords, color, codes, objects = cloud(seed)
+        np.testing.assert_allclose(scene.coords + scene.origin, coords / 10_000, atol=1e-6)
+        np.testing.assert_array_equal(scene.column("color"), color)
+        np.testing.assert_array_equal(scene.labels, codes)
+        instances = scene.column("instances")
+        assert instances.dtype == np.int32
+        np.testing.assert_array_equal(instances, np.where(codes == 0, -1, objects.astype(int)))
+    assert "3 left as it was" in command(tabletop.main, ["--raw", release, "--out", tmp_path / "out"])[1]
+
+
+def test_damaged_clouds_are_skipped_by_file(release, tmp_path, command):
+    (release / "learn/a.npz").write_bytes(b"PK")
+    with np.load(release / "learn/b.npz") as arrays:
+        kept = dict(arrays)
+    np.savez(release / "learn/b.npz", **kept | {"semantic": kept["semantic"][:-1]})
+    coords, color, codes, objects = cloud(2)
+    codes[0] = 9
+    tabletop.pack(release / "test/c.npz", coords, color, codes, objects)
+    code, out, err = command(tabletop.main, ["--raw", release, "--check"])
+    text = out + err
+    assert code in (2, 3)
+    assert "learn/a.npz: is no whole cloud" in text
+    assert "learn/b.npz: expected arrays of (3, N)" in text
+    assert "test/c.npz: class codes outside the table: 9" in text
+    (tmp_path / "empty").mkdir()
+    code, _, err = command(tabletop.main, ["--raw", tmp_path / "empty", "--out", tmp_path / "o"])
+    assert code == 2 and "holds no cloud" in err
+
+
+def test_two_clouds_of_one_name_and_rows_too_far_apart(release, tmp_path, command):
+    tabletop.pack(release / "test/a.npz", *cloud(9))
+    code, _, err = command(tabletop.main, ["--raw", release, "--out", tmp_path / "o"])
+    assert code == 2 and "has the name of learn/a.npz too" in err
+    coords, color, codes, objects = cloud(0)
+    far = coords.astype(np.int32)
+    far[5] = 100_000
+    with pytest.raises(ValueError, match="more than int16 holds"):
+        tabletop.pack(release / "x.npz", far, color, codes, objects)
+
+
+def test_the_shipped_clouds():
+    tree = RawTree.open(SAMPLES / "mosd_tabletop")
+    found = tabletop.find(SAMPLES / "mosd_tabletop")
+    assert {split: len(names) for split, names in found.splits.items()} == {"learn": 37, "test": 36}
+    seen = np.zeros(len(CLASS_NAMES), np.int64)
+    for name in sorted(tree.sizes)[::9]:
+        chunk = tabletop.read(tree, name)
+        assert chunk.coords[:, 2].min() > 0.4 and np.ptp(chunk.coords, axis=0).max() < 3
+        classes, instances = chunk.columns["class"], chunk.columns["instances"]
+        assert ((classes == 0) == (instances == -1)).all()
+        pairs = np.unique(np.stack([classes, instances], 1), axis=0)
+        assert len(np.unique(pairs[:, 1])) == len(pairs), "every object has one class"
+        seen += np.bincount(classes, minlength=len(seen))
+    assert (seen > 1000).all()
