@@ -104,7 +104,9 @@ def test_a_label_map_of_ones_own(release, tmp_path, command):
     assert sorted(LABEL_MAP.codes) == sorted({*LABEL_MAP.codes}) and len(LABEL_MAP.codes) == 34
 
 
-@pytest.mark.skipif(not GENUINE.is_dir(), reason="PCSEG_SEMANTICKITTI_FRAME names no folder with velodyne/ and labels/")
+@pytest.mark.skipif(
+    not GENUINE.is_dir(), reason="PCSEG_SEMANTICKITTI_FRAME names no folder of NN/velodyne/ and NN/labels/"
+)
 def test_a_genuine_frame(tmp_path, command):
     code, out, err = command(semantickitti.main, ["--raw", GENUINE, "--out", tmp_path / "out"])
     assert code == 0, err
