@@ -70,7 +70,7 @@ class ScribblesRecipe(Config):
     neighbors: int = Field(default=8, ge=2)
     """Of clouds: nearest points of the class to which a stroke may go on."""
     slice_step: int = Field(default=1, ge=1)
-    """Of volumes: strokes in each so-manieth slice."""
+    """Of volumes: strokes in every n-th slice."""
     min_rows: int = Field(default=1, ge=1)
     """Smaller objects get no stroke."""
 
