@@ -52,9 +52,10 @@ def find(raw: Path) -> Release:
         for split, due in cityscapes.IMAGES.items()
         if len(splits[split]) != due
     ]
-    refused = {tree.where(name): "its name leads out of the zip file" for name in tree.refused}
     present = {split: names for split, names in splits.items() if names}
-    return Release(data_set="cityscapes", version="fine", jobs=jobs, skipped=refused, findings=findings, splits=present)
+    return Release(
+        data_set="cityscapes", version="fine", jobs=jobs, skipped=tree.refusals(), findings=findings, splits=present
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from data_prep.release import Release, ReleaseOptions, SceneJob, run_release
+from data_prep.release import Release, ReleaseOptions, SceneJob, refuse_codes, run_release
 from pcseg.datasets.pandaset import LABEL_MAP
-from pcseg.datasets.prepare import ScenePlan, kept_scene, write_scene
+from pcseg.datasets.prepare import ScenePlan, keep_or_write_scene
 from pcseg.datasets.scene_folder import Scene
 from pcseg.errors import InputError, run_command
 from pcseg.io.raw_tree import RawTree
@@ -59,7 +59,7 @@ def find(raw: Path) -> Release:
         )
         for scene, name in frames.items()
     ]
-    refused = {tree.where(name): "its name leads out of the zip file" for name in tree.refused}
+    refused = tree.refusals()
     refused |= {tree.where(name): "is a pickle, which is not opened" for name in pickles}
     return Release(data_set="pandaset", version="1", jobs=jobs, skipped=refused)
 
@@ -89,23 +89,14 @@ def read(tree: RawTree, name: str) -> ScanChunk:
 def prepare_frame(tree: RawTree, name: str, folder: Path) -> tuple[Scene, bool]:
     """Write one frame's scene, or leave it where it is there already (True)."""
     plan = ScenePlan(columns=COLUMNS, label_map=LABEL_MAP, label_column="class", settings={"release": "pandaset"})
-    digest = tree.digest([name])
-    found = kept_scene(folder, digest, plan)
-    if found is not None:
-        return found, True
-    chunk = read(tree, name)
-    scene = write_scene(
-        folder, plan, lambda _: [chunk], where=tree.where(name), file="/".join(name.split("/")[-2:]), digest=digest
-    )
-    return scene, False
+    where, file, digest = tree.where(name), "/".join(name.split("/")[-2:]), tree.digest([name])
+    return keep_or_write_scene(folder, plan, lambda _: [read(tree, name)], where=where, file=file, digest=digest)
 
 
 def check_frame(tree: RawTree, name: str) -> list[str]:
     """Nothing, where a frame can be read and its classes are known."""
     unknown = LABEL_MAP.apply(read(tree, name).columns["class"])[1]
-    if unknown:
-        codes = ", ".join(f"{code:g}" for code in sorted(unknown))
-        raise InputError(f"{tree.where(name)}: class codes outside the table: {codes}; {REMEDY}")
+    refuse_codes(unknown, tree.where(name), remedy=REMEDY)
     return []
 
 

@@ -223,6 +223,17 @@ def _check_one(job: SceneJob) -> Outcome:
         return Outcome(name=job.name, state="skipped", notes=(describe(error),))
 
 
+def refuse_codes(unknown: Iterable[float], where: str, *, table: str = "table", remedy: str = "") -> None:
+    """Nothing, where there is no unknown class code.
+
+    Raises:
+        InputError: names the codes.
+    """
+    codes = ", ".join(f"{code:g}" for code in sorted(unknown))
+    if codes:
+        raise InputError(f"{where}: class codes outside the {table}: {codes}" + (f"; {remedy}" if remedy else ""))
+
+
 def _by_size(jobs: Iterable[SceneJob]) -> list[SceneJob]:
     return sorted(jobs, key=lambda job: (-job.size, job.name))
 

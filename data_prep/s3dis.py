@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 
 from data_prep.release import Release, ReleaseOptions, SceneJob, run_release
-from pcseg.datasets.prepare import ScenePlan, kept_scene, write_scene
+from pcseg.datasets.prepare import ScenePlan, keep_or_write_scene
 from pcseg.datasets.s3dis import CODES, LABEL_MAP, ROOMS
 from pcseg.datasets.scene_folder import Scene
 from pcseg.errors import run_command
@@ -48,27 +48,21 @@ def find(raw: Path) -> Release:
         have = sum(room.area == area for room in rooms)
         if have != due:
             findings.append(f"{area}: {have} of {due} rooms are here")
-    refused = {tree.where(name): "its name leads out of the zip file" for name in tree.refused}
-    return Release(data_set="s3dis", version=version, jobs=jobs, skipped=refused, findings=findings)
+    return Release(data_set="s3dis", version=version, jobs=jobs, skipped=tree.refusals(), findings=findings)
 
 
 def prepare_room(tree: RawTree, room: Room, plan: ScenePlan, folder: Path) -> tuple[Scene, bool]:
     """Write one room's scene, or leave it where it is there already (True)."""
-    digest = tree.digest(room.objects)
-    found = kept_scene(folder, digest, plan)
-    if found is not None:
-        return found, True
     notes: list[str] = []
-    scene = write_scene(
+    return keep_or_write_scene(
         folder,
         plan,
         lambda attributes: read_objects(tree, room, CODES, notes),
         where=f"{tree.path}: {room.area}/{room.room}",
         file=f"{room.area}/{room.room}/Annotations",
-        digest=digest,
+        digest=tree.digest(room.objects),
         notes=notes,
     )
-    return scene, False
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,9 +16,9 @@ from typing import Literal
 import tyro
 
 from data_prep.point_labels import PointLists, write_point_lists
-from data_prep.release import Release, ReleaseOptions, SceneJob, run_release
+from data_prep.release import Release, ReleaseOptions, SceneJob, refuse_codes, run_release
 from pcseg.datasets import scannet, scannet200
-from pcseg.datasets.prepare import ScenePlan, kept_scene, write_scene
+from pcseg.datasets.prepare import ScenePlan, keep_or_write_scene
 from pcseg.datasets.scene_folder import Scene
 from pcseg.errors import InputError, run_command
 from pcseg.io.raw_tree import RawTree
@@ -96,22 +96,24 @@ def find(raw: Path, options: Options) -> Release:
         missing = [name for name in names if name not in there]
         if missing:
             findings.append(f"{split}: {len(missing)} of {len(names)} listed scenes are not here: {missing[0]} ...")
-    refused = {tree.where(name): "its name leads out of the zip file" for name in tree.refused}
     version = f"v2, {options.classes} classes" + ("" if options.align else ", not aligned")
-    return Release(data_set="scannet", version=version, jobs=jobs, skipped=refused, findings=findings, splits=splits)
+    return Release(
+        data_set="scannet", version=version, jobs=jobs, skipped=tree.refusals(), findings=findings, splits=splits
+    )
 
 
 def prepare_scene(tree: RawTree, files: SceneFiles, way: Way, why: str | None, folder: Path) -> tuple[Scene, bool]:
     """Write one scene, or leave it where it is there already (True)."""
-    plan, digest = way.plan(files, why is not None), tree.digest(files.present)
-    found = kept_scene(folder, digest, plan)
-    if found is not None:
-        return found, True
     notes: list[str] = []
-    chunk = read_scene(tree, files, notes, labelled=why, table=way.table, align=way.align)
-    where = f"{tree.path}: {files.scene}"
-    file = PurePosixPath(files.mesh or files.scene).name
-    return write_scene(folder, plan, lambda _: [chunk], where=where, file=file, digest=digest, notes=notes), False
+    return keep_or_write_scene(
+        folder,
+        way.plan(files, why is not None),
+        lambda _: [read_scene(tree, files, notes, labelled=why, table=way.table, align=way.align)],
+        where=f"{tree.path}: {files.scene}",
+        file=PurePosixPath(files.mesh or files.scene).name,
+        digest=tree.digest(files.present),
+        notes=notes,
+    )
 
 
 def check_scene(tree: RawTree, files: SceneFiles, way: Way, why: str | None) -> list[str]:
@@ -121,9 +123,7 @@ def check_scene(tree: RawTree, files: SceneFiles, way: Way, why: str | None) -> 
     plan = way.plan(files, why is not None)
     if plan.label_map is not None:
         unknown = plan.label_map.apply(chunk.columns["class"])[1]
-        if unknown:
-            codes = ", ".join(f"{code:g}" for code in sorted(unknown))
-            raise InputError(f"{tree.path}: {files.scene}: class codes outside the table: {codes}")
+        refuse_codes(unknown, f"{tree.path}: {files.scene}")
     return notes
 
 

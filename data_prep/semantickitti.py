@@ -13,8 +13,8 @@ from pathlib import Path
 
 import tyro
 
-from data_prep.release import Release, ReleaseOptions, SceneJob, run_release
-from pcseg.datasets.prepare import ScenePlan, kept_scene, write_scene
+from data_prep.release import Release, ReleaseOptions, SceneJob, refuse_codes, run_release
+from pcseg.datasets.prepare import ScenePlan, keep_or_write_scene
 from pcseg.datasets.scene_folder import Scene
 from pcseg.datasets.semantickitti import LABEL_MAP, TEST, TRAIN, VALIDATION
 from pcseg.errors import InputError, run_command
@@ -86,7 +86,7 @@ def find(raw: Path, options: Options) -> Release:
         for split, listed in parts.items()
         if any(frame.sequence in listed for frame in frames)
     }
-    refused = {tree.where(name): "its name leads out of the zip file" for name in tree.refused}
+    refused = tree.refusals()
     lone = sorted(key for key in found["labels"] if key not in found["velodyne"])
     refused |= {tree.where(found["labels"][key]): "its frame has no points" for key in lone}
     version = "1" if options.label_map is None else "1, own label map"
@@ -123,22 +123,16 @@ def prepare_frame(tree: RawTree, frame: Frame, label_map: LabelMap, folder: Path
         label_column="class" if labelled else None,
         settings={"release": "semantickitti"},
     )
-    digest = tree.digest(tree.sizes)
-    found = kept_scene(folder, digest, plan)
-    if found is not None:
-        return found, True
-    chunk, where = read(tree, frame), tree.where(frame.points)
+    where, digest = tree.where(frame.points), tree.digest(tree.sizes)
     file = f"{frame.sequence}/velodyne/{frame.frame}.bin"
-    return write_scene(folder, plan, lambda _: [chunk], where=where, file=file, digest=digest), False
+    return keep_or_write_scene(folder, plan, lambda _: [read(tree, frame)], where=where, file=file, digest=digest)
 
 
 def check_frame(tree: RawTree, frame: Frame, label_map: LabelMap) -> list[str]:
     """Nothing, where a frame can be read and the map knows all its classes."""
     chunk = read(tree, frame)
     unknown = label_map.apply(chunk.columns["class"])[1] if "class" in chunk.columns else {}
-    if unknown:
-        codes = ", ".join(f"{code:g}" for code in sorted(unknown))
-        raise InputError(f"{tree.where(frame.labels or frame.points)}: class codes outside the label map: {codes}")
+    refuse_codes(unknown, tree.where(frame.labels or frame.points), table="label map")
     return []
 
 

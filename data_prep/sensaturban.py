@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import tyro
 
-from data_prep.release import Release, ReleaseOptions, SceneJob, run_release
+from data_prep.release import Release, ReleaseOptions, SceneJob, refuse_codes, run_release
 from pcseg.datasets.prepare import ScenePlan, kept_scene, write_scene
 from pcseg.datasets.scene_folder import Scene
 from pcseg.datasets.sensaturban import LABEL_MAP, TEST, TINY, VALIDATION, VOXEL_SIZE
@@ -65,8 +65,9 @@ def find(raw: Path) -> Release:
         "val": [block for block in VALIDATION if block in blocks],
         "test": [block for block in TEST if block in blocks],
     }
-    refused = {tree.where(name): "its name leads out of the zip file" for name in tree.refused}
-    return Release(data_set="sensaturban", version="1", jobs=jobs, skipped=refused, findings=findings, splits=splits)
+    return Release(
+        data_set="sensaturban", version="1", jobs=jobs, skipped=tree.refusals(), findings=findings, splits=splits
+    )
 
 
 def prepare_block(tree: RawTree, name: str, folder: Path) -> tuple[Scene, bool]:
@@ -108,9 +109,7 @@ def check_block(tree: RawTree, name: str) -> list[str]:
         for chunk in scan.read_chunks(path, wanted):
             if plan.label_map is not None:
                 unknown |= plan.label_map.apply(chunk.columns["class"])[1]
-        if unknown:
-            codes = ", ".join(f"{code:g}" for code in sorted(unknown))
-            raise InputError(f"{path}: class codes outside the table: {codes}; download it again")
+        refuse_codes(unknown, str(path), remedy="download it again")
     return ["a tiny block"] if block in TINY else []
 
 

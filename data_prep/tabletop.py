@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from data_prep.release import Release, ReleaseOptions, SceneJob, run_release
+from data_prep.release import Release, ReleaseOptions, SceneJob, refuse_codes, run_release
 from pcseg.batch import IGNORE
-from pcseg.datasets.prepare import ScenePlan, kept_scene, write_scene
+from pcseg.datasets.prepare import ScenePlan, keep_or_write_scene
 from pcseg.datasets.scene_folder import Scene
 from pcseg.datasets.tabletop import LABEL_MAP, SPLITS
 from pcseg.errors import InputError, run_command
@@ -59,8 +59,7 @@ def find(raw: Path) -> Release:
                 check=partial(check_cloud, one, name),
             )
         )
-    refused = {tree.where(name): "its name leads out of the zip file" for name in tree.refused}
-    return Release(data_set="tabletop", version="1", jobs=jobs, skipped=refused, splits=splits)
+    return Release(data_set="tabletop", version="1", jobs=jobs, skipped=tree.refusals(), splits=splits)
 
 
 def read(tree: RawTree, name: str) -> ScanChunk:
@@ -122,21 +121,14 @@ def pack(
 def prepare_cloud(tree: RawTree, name: str, folder: Path) -> tuple[Scene, bool]:
     """Write one cloud's scene, or leave it where it is there already (True)."""
     plan = ScenePlan(columns=COLUMNS, label_map=LABEL_MAP, label_column="class", settings={"release": "tabletop"})
-    digest = tree.digest([name])
-    found = kept_scene(folder, digest, plan)
-    if found is not None:
-        return found, True
-    chunk = read(tree, name)
-    file = "/".join(name.split("/")[-2:])
-    return write_scene(folder, plan, lambda _: [chunk], where=tree.where(name), file=file, digest=digest), False
+    where, file, digest = tree.where(name), "/".join(name.split("/")[-2:]), tree.digest([name])
+    return keep_or_write_scene(folder, plan, lambda _: [read(tree, name)], where=where, file=file, digest=digest)
 
 
 def check_cloud(tree: RawTree, name: str) -> list[str]:
     """Nothing, where a cloud can be read and its classes are known."""
     unknown = LABEL_MAP.apply(read(tree, name).columns["class"])[1]
-    if unknown:
-        codes = ", ".join(f"{code:g}" for code in sorted(unknown))
-        raise InputError(f"{tree.where(name)}: class codes outside the table: {codes}; {REMEDY}")
+    refuse_codes(unknown, tree.where(name), remedy=REMEDY)
     return []
 
 

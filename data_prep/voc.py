@@ -66,7 +66,7 @@ def find(raw: Path, options: Options) -> Release:
         for name in names:
             listed.setdefault(name, []).append(split)
     wanted = list(listed) or sorted(found["mask"].keys() | found["aug"].keys())
-    skipped = {tree.where(name): "its name leads out of the zip file" for name in tree.refused}
+    skipped = tree.refusals()
     jobs = []
     for name in wanted:
         if name not in found["image"]:

@@ -125,6 +125,27 @@ def kept_scene(folder: Path, digest: str, plan: ScenePlan) -> Scene | None:
     return scene if same else None
 
 
+def keep_or_write_scene(
+    folder: Path,
+    plan: ScenePlan,
+    read: Callable[[list[str]], Iterable[scan.ScanChunk]],
+    *,
+    where: str,
+    file: str,
+    digest: str,
+    notes: Sequence[str] = (),
+) -> tuple[Scene, bool]:
+    """The scene that :func:`kept_scene` finds, and True; else that of :func:`write_scene`, and False.
+
+    Raises:
+        InputError, OSError: as :func:`write_scene`.
+    """
+    found = kept_scene(folder, digest, plan)
+    if found is not None:
+        return found, True
+    return write_scene(folder, plan, read, where=where, file=file, digest=digest, notes=notes), False
+
+
 def write_scene(
     folder: Path,
     plan: ScenePlan,

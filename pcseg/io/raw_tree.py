@@ -64,6 +64,10 @@ class RawTree:
         """The same with these files alone: little to send to another process."""
         return RawTree(self.path, self.zipped, {name: self.sizes[name] for name in names}, ())
 
+    def refusals(self) -> dict[str, str]:
+        """Why each refused name is not read, by the file as messages name it."""
+        return {self.where(name): "its name leads out of the zip file" for name in self.refused}
+
     def where(self, name: str) -> str:
         """A file as messages name it."""
         return f"{self.path}:{name}" if self.zipped else str(self.path / name)
