@@ -1,15 +1,17 @@
-"""Fixtures that every test of an op uses."""
+"""Fixtures that tests of ops and of commands use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
 
+from pcseg.errors import run_command
 from pcseg.ops._library import HAS_CUDA_KERNELS  # importing it registers the ops
 
 ISAS = ("portable", "avx2", "avx512")
+Command = Callable[[Callable, Sequence[object]], tuple[int, str, str]]
 
 
 @pytest.fixture(params=ISAS)
@@ -42,3 +44,19 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run a command's ``main`` as the shell would: exit code, standard output, standard error."""
+
+    def run(main: Callable, arguments: Sequence[object]) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = 0
+        try:
+            run_command(lambda: main([str(argument) for argument in arguments]))
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return (code, *capfd.readouterr())
+
+    return run

@@ -1,25 +1,17 @@
-"""One thread a process: tests run beside others, and toy clouds have nothing to share out."""
+"""Toy data and toy runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
-from pcseg.errors import run_command
 from pcseg.train import train
+from tests.one_thread import one_thread
 from tests.train.toy import write_scenes
 from tests.train.toy_images import image_config, volume_config, write_images, write_volumes
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["one_thread"]
 
 
 @pytest.fixture(scope="session")
@@ -52,22 +44,3 @@ def volume_run(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("volume_run")
     train(volume_config(volumes, steps=15), folder)
     return folder
-
-
-Command = Callable[[Callable, Sequence[object]], tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run a command's ``main`` as the shell would: exit code, standard output, standard error."""
-
-    def run(main: Callable, arguments: Sequence[object]) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = 0
-        try:
-            run_command(lambda: main([str(argument) for argument in arguments]))
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return (code, *capfd.readouterr())
-
-    return run
