@@ -21,6 +21,7 @@ from statistics import mean, median
 import tyro
 
 from benchmarks.ops import processor
+from benchmarks.table import write_between
 from pcseg.config_file import load_config
 
 RESULTS, DOCUMENT = Path("benchmarks/results"), Path("docs/results.md")
@@ -56,11 +57,15 @@ def result_of(config: Path, seed: int) -> Path:
 
 def run(config: Path, seed: int, protocol: str) -> None:
     folder = Path("runs") / "accuracy" / f"{config.parent.name}_{config.stem}_seed{seed}"
+    train_and_score(config, folder, result_of(config, seed), seed=seed, protocol=protocol)
+
+
+def train_and_score(config: Path, folder: Path, target: Path, *, seed: int, protocol: str) -> None:
+    """Train a run in a folder, and write its scores without the confusion matrix to ``target``."""
     command("pcseg.train", config, "--run", folder, "--seed", str(seed))
     command("pcseg.evaluate", folder, "--protocol", protocol)
     found = json.loads((folder / "metrics.json").read_text())
     del found["confusion"]
-    target = result_of(config, seed)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps({"seed": seed, "machine": processor()} | found, indent=1) + "\n")
 
@@ -99,9 +104,7 @@ def line(title: str, found: Sequence[dict], classes: Sequence[str]) -> tuple[flo
 def write_tables(configs: Sequence[Path]) -> None:
     names = dict.fromkeys(config.parent.name for config in configs)
     body = [text for name in names for text in table(name, [c for c in configs if c.parent.name == name])]
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(before + "\n".join([BEGIN, "", *body]) + END + after)
+    write_between(DOCUMENT, BEGIN, END, "\n".join(["\n", *body]))
 
 
 def main(args: Args) -> None:

@@ -20,8 +20,8 @@ from statistics import mean, stdev
 
 import tyro
 
-from benchmarks.accuracy import command, prepare
-from benchmarks.ops import processor
+from benchmarks.accuracy import command, prepare, train_and_score
+from benchmarks.table import write_between
 from pcseg.config import (
     ConsistencyConfig,
     EntropyMinimizationConfig,
@@ -144,13 +144,7 @@ def run(args: Args, labels: str, method: str, seed: int) -> None:
     prepare(TASKS[args.data].config)
     asked = folder / "asked.yaml"
     write_config(config_of(args.data, labels, method, seed), asked)
-    command("pcseg.train", asked, "--run", folder)
-    command("pcseg.evaluate", folder, "--protocol", args.protocol)
-    found = json.loads((folder / "metrics.json").read_text())
-    del found["confusion"]
-    target = result_of(args.data, labels, method, seed)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps({"seed": seed, "machine": processor()} | found, indent=1) + "\n")
+    train_and_score(asked, folder, result_of(args.data, labels, method, seed), seed=seed, protocol=args.protocol)
 
 
 def table(data: str, labels: str) -> list[str]:
@@ -178,9 +172,7 @@ def table(data: str, labels: str) -> list[str]:
 
 def write_tables() -> None:
     body = [text for data, task in TASKS.items() for labels in task.labels for text in table(data, labels)]
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(before + "\n".join([BEGIN, "", *body]) + END + after)
+    write_between(DOCUMENT, BEGIN, END, "\n".join(["\n", *body]))
 
 
 def main(args: Args) -> None:

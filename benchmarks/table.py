@@ -52,12 +52,17 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def write_between(document: Path, begin: str, end: str, body: str) -> None:
+    """Replace what stands between two markers of a document."""
+    before, _, rest = document.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    document.write_text(before + begin + body + end + after)
+
+
 def main() -> None:
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("ops_*.json"), reverse=True)]
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
     body = "\n\n".join(table(result) for result in results)
-    README.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
+    write_between(README, BEGIN, END, f"\n\n{body}\n\n")
 
 
 if __name__ == "__main__":
