@@ -71,7 +71,8 @@ class Trainer:
         if state is None:
             raise InputError(f"{checkpoint.path}: holds weights only; start from it with --init, in another run folder")
         self.model.load_state_dict(state.get("weights", checkpoint.weights))
-        self._own_state(state["method"])
+        for name, value in self._own_state().items():
+            value.data.copy_(state["method"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict({"count": state["averaged"], "weights": checkpoint.weights})
@@ -101,8 +102,11 @@ class Trainer:
         with log, contextlib.closing(batches), _polite_interrupt() as interrupted:  # pyright: ignore[reportArgumentType]
             clock = time.perf_counter()
             while not self.finished:
-                rate = config.optim.lr * rate_factor(config.schedule, self._progress())
-                terms = self._optimize(next(batches), rate)
+                progress = self._progress()
+                rate = config.optim.lr * rate_factor(config.schedule, progress)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                terms = self._optimize(next(batches), progress)
                 self.step += 1
                 self.seconds, clock = self.seconds + time.perf_counter() - clock, time.perf_counter()
                 log.step(self.step, sum(terms.values()), terms, rate, self.seconds)
@@ -116,15 +120,11 @@ class Trainer:
                     self._save("last")
                 clock = time.perf_counter()
 
-    def _own_state(self, values: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """What the method keeps beside its network: prototypes, projections. ``values`` are taken over first."""
+    def _own_state(self) -> dict[str, Tensor]:
+        """What the method keeps beside its network, prototypes and projections: the tensors themselves, by name."""
         method: nn.Module = self.accelerator.unwrap_model(self.method)
         network = {id(value) for value in self.model.state_dict(keep_vars=True).values()}
-        own = {name: v for name, v in method.state_dict(keep_vars=True).items() if id(v) not in network}
-        if values is not None:
-            for name, value in own.items():
-                value.data.copy_(values[name])
-        return {name: value.detach() for name, value in own.items()}
+        return {name: value for name, value in method.state_dict(keep_vars=True).items() if id(value) not in network}
 
     def described(self) -> CheckpointCard:
         """The run's card as of now."""
@@ -164,16 +164,14 @@ class Trainer:
             chunks.append((streams, levels))
         return chunks
 
-    def _optimize(self, chunks: Sequence[Chunk], rate: float) -> dict[str, float]:
+    def _optimize(self, chunks: Sequence[Chunk], progress: float) -> dict[str, float]:
         """One step of the optimiser; returns the loss terms."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         sums: dict[str, Tensor] = {}
         for number, (streams, levels) in enumerate(chunks, start=1):
             last = number == len(chunks)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.method):
                 with self.accelerator.autocast():
-                    terms = self.method(streams, levels, self.step / self.config.steps)
+                    terms = self.method(streams, levels, progress)
                 loss = torch.stack(list(terms.values())).sum() / len(chunks)
                 self.accelerator.backward(loss)
             for name, value in terms.items():
@@ -233,7 +231,7 @@ class Trainer:
                 "rng": {"cpu": torch.get_rng_state(), "cuda": cuda},
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "best": self.best,
-                "method": self._own_state(),
+                "method": {name: value.detach() for name, value in self._own_state().items()},
             }
             if self.average is not None:
                 training |= {"weights": own, "averaged": self.average.count}

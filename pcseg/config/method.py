@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from pcseg.config.base import Config
 from pcseg.config.data import AugmentConfig
+from pcseg.ops.potts_energy import Relaxation
 
 Alignment = Literal["kl_pq", "kl_qp", "js", "mse"]
-Relaxation = Literal["bl", "q", "nq", "cce", "cd", "lq"]
 Coupling = Literal["ce", "rce", "cce"]
 RelationKind = Literal["kl", "correlation", "affinity"]
 

@@ -2,9 +2,10 @@
 
 from pcseg.losses.cross_entropy import cross_entropy
 from pcseg.losses.dice import dice
-from pcseg.losses.entropy import entropy, masked_mean
+from pcseg.losses.entropy import entropy
 from pcseg.losses.erda import erda
 from pcseg.losses.focal import focal
+from pcseg.losses.labelled import masked_mean
 from pcseg.losses.lovasz import lovasz_softmax
 from pcseg.losses.relation import relation
 

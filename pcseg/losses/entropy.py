@@ -20,13 +20,3 @@ def entropy(
         raise ValueError(f"entropy: logits must be (N, K), got {tuple(logits.shape)}")
     log_q = torch.log_softmax(logits, 1)
     return -(log_q.exp() * log_q).sum(1)
-
-
-def masked_mean(
-    values: Tensor,  # (N,) float
-    chosen: Tensor,  # (N,) bool
-    total: Tensor | None = None,  # () number of rows to divide by; None: that of the chosen ones
-) -> Tensor:  # ()
-    """Mean over the chosen rows; 0, connected to the graph, where there is none."""
-    count = chosen.sum() if total is None else total
-    return torch.where(chosen, values, 0.0).sum() / count.clamp(min=1)

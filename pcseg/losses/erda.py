@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Alignment = Literal["kl_pq", "kl_qp", "js", "mse"]
-LOG_FLOOR = -30.0
+from pcseg.config.method import Alignment
+from pcseg.losses.potts import LOG_FLOOR
 
 
 def erda(

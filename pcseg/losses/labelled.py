@@ -1,4 +1,4 @@
-"""What every loss on labelled rows checks and shares."""
+"""What losses on labelled rows check, and how rows are averaged."""
 
 from __future__ import annotations
 
@@ -63,3 +63,13 @@ def row_weights(
     if class_weights is None:
         return labelled.to(like.dtype)
     return torch.where(labelled, class_weights.to(like)[labels.clamp(min=0)], 0.0)
+
+
+def masked_mean(
+    values: Tensor,  # (N,) float
+    chosen: Tensor,  # (N,) bool
+    total: Tensor | None = None,  # () number of rows to divide by; None: that of the chosen ones
+) -> Tensor:  # ()
+    """Mean over the chosen rows; 0, connected to the graph, where there is none."""
+    count = chosen.sum() if total is None else total
+    return torch.where(chosen, values, 0.0).sum() / count.clamp(min=1)

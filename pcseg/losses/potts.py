@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from pcseg.config.method import Coupling
 from pcseg.ops.potts_energy import RELAXATIONS, Relaxation
 
-Coupling = Literal["ce", "rce", "cce"]
 LOG_FLOOR = -30.0  # a log-probability below counts as this: one-hot rows give large finite values
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pcseg import ops
+from pcseg.config.method import RelationKind
 
-RelationKind = Literal["kl", "correlation", "affinity"]
 AFFINITY_ROWS = 1024
 _CONSTANT = 1e-6  # norm of a class map below which it carries no relation
 _EPS = 1e-8

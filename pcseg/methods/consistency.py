@@ -56,27 +56,20 @@ class Consistency(nn.Module):
 
     def forward(self, streams: Streams, levels: StreamLevels, progress: float = 1.0) -> dict[str, Tensor]:
         """The weighted loss terms by name, each ()."""
-        terms = self.supervised(streams, levels)
+        _, terms = self.labelled.step(self.model, streams, levels)
         terms["consistency"] = self.unlabelled(self.pairs(streams, levels), progress)
         return terms
-
-    def supervised(self, streams: Streams, levels: StreamLevels) -> dict[str, Tensor]:
-        batch = streams["labelled"]
-        output, penalties = self.model.forward_with_penalties(batch, levels["labelled"])  # pyright: ignore
-        return self.labelled(output.logits, batch.labels, penalties)
 
     def pairs(self, streams: Streams, levels: StreamLevels) -> list[ViewPair]:
         """What teacher and student make of the unlabelled streams."""
         weak = streams["weak_view"]
-        perturbed = None
+        perturbed = own = None
         if self.config.host == "unimatch":
             output = self.model(weak, levels["weak_view"])
             feats = _drop_channels(output.feats, weak, self.config.feature_dropout)
             classifier: nn.Module = self.model.classifier  # pyright: ignore[reportAssignmentType]
             perturbed = F.linear(feats, classifier.weight.flatten(1), classifier.bias).float()  # pyright: ignore
             own = output.logits.detach().float()
-        else:
-            own = None
         taught = self._taught(weak, levels["weak_view"], own)
         found = []
         strong = [name for name in ("strong_view", "strong_view_2") if name in streams]

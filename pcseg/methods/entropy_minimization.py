@@ -24,8 +24,7 @@ class EntropyMinimization(nn.Module):
     def forward(self, streams: Streams, levels: StreamLevels, progress: float = 1.0) -> dict[str, Tensor]:
         """The weighted loss terms by name, each ()."""
         batch, config = streams["labelled"], self.config
-        output, penalties = self.model.forward_with_penalties(batch, levels["labelled"])  # pyright: ignore
-        terms = self.labelled(output.logits, batch.labels, penalties)
+        output, terms = self.labelled.step(self.model, streams, levels)
         unlabelled = batch.labels == IGNORE
         mean = losses.masked_mean(losses.entropy(output.logits.float()), unlabelled)
         terms["entropy"] = config.weight * ramp(progress, config.warmup) * mean

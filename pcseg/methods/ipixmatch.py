@@ -33,7 +33,7 @@ class IPixMatch(nn.Module):
     def forward(self, streams: Streams, levels: StreamLevels, progress: float = 1.0) -> dict[str, Tensor]:
         """The weighted loss terms by name, each ()."""
         config, host = self.config, self.host
-        terms = host.supervised(streams, levels)
+        _, terms = host.labelled.step(host.model, streams, levels)
         pairs = host.pairs(streams, levels)
         terms["consistency"] = host.unlabelled(pairs, progress)
         related = [

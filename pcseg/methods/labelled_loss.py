@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from pcseg import losses
 from pcseg.config import LossConfig
+from pcseg.methods.streams import StreamLevels, Streams
+from pcseg.models.heads import SegOutput
 
 
 class LabelledLoss(nn.Module):
@@ -24,6 +26,16 @@ class LabelledLoss(nn.Module):
         super().__init__()
         self.config = config
         self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def step(self, model: nn.Module, streams: Streams, levels: StreamLevels) -> tuple[SegOutput, dict[str, Tensor]]:
+        """What a network makes of the stream "labelled", and the terms on its labelled rows: how every method begins.
+
+        Raises:
+            ValueError: a stream without labels.
+        """
+        batch = streams["labelled"]
+        output, penalties = model.forward_with_penalties(batch, levels["labelled"])  # pyright: ignore
+        return output, self(output.logits, batch.labels, penalties)
 
     def forward(
         self,

@@ -28,8 +28,7 @@ class PseudoLabel(nn.Module):
     def forward(self, streams: Streams, levels: StreamLevels, progress: float = 1.0) -> dict[str, Tensor]:
         """The weighted loss terms by name, each ()."""
         batch, config = streams["labelled"], self.config
-        output, penalties = self.model.forward_with_penalties(batch, levels["labelled"])  # pyright: ignore
-        terms = self.labelled(output.logits, batch.labels, penalties)
+        output, terms = self.labelled.step(self.model, streams, levels)
         logits = output.logits.float()
         confidence, pseudo_labels = logits.detach().softmax(1).max(1)
         unlabelled = batch.labels == IGNORE

@@ -11,6 +11,7 @@ from pcseg.config import SoftSelfLabelConfig
 from pcseg.losses.potts import coupling
 from pcseg.methods.labelled_loss import LabelledLoss
 from pcseg.methods.streams import StreamLevels, Streams
+from pcseg.ops import GridEdges
 from pcseg.pseudo.graph_cut import expand
 from pcseg.pseudo.neighborhoods import Contrast, dense_lattice, nearest_edges
 from pcseg.pseudo.soft_labels import Pairwise, potts_on_edges, potts_on_lattice, solve_soft_labels
@@ -53,8 +54,7 @@ class SoftSelfLabel(nn.Module):
     def forward(self, streams: Streams, levels: StreamLevels, progress: float = 1.0) -> dict[str, Tensor]:
         """The weighted loss terms by name, each ()."""
         batch, config = streams["labelled"], self.config
-        output, penalties = self.model.forward_with_penalties(batch, levels["labelled"])  # pyright: ignore
-        terms = self.labelled(output.logits, batch.labels, penalties)
+        output, terms = self.labelled.step(self.model, streams, levels)
         labels = batch.labels
         assert labels is not None
         if progress < config.warmup:
@@ -84,8 +84,10 @@ class SoftSelfLabel(nn.Module):
             assert config.relaxation in ("bl", "q", "nq")
             lattice = dense_lattice(batch, self.contrasts, position_bandwidth=config.position_bandwidth)
             return potts_on_lattice(lattice, config.relaxation)
-        edges = nearest_edges(batch, self.contrasts, k=config.k, connectivity=config.connectivity)
-        return potts_on_edges(edges, config.relaxation)
+        return potts_on_edges(self._edges(batch), config.relaxation)
+
+    def _edges(self, batch: PointBatch) -> GridEdges:
+        return nearest_edges(batch, self.contrasts, k=self.config.k, connectivity=self.config.connectivity)
 
     def _soft_targets(self, batch: PointBatch, log_probs: Tensor, labels: Tensor) -> Tensor:  # (N, K) logarithms
         config = self.config
@@ -108,7 +110,7 @@ class SoftSelfLabel(nn.Module):
         if config.optimization == "hard_argmax":
             hard = log_probs.detach().argmax(1)
             return -log_probs.gather(1, hard.unsqueeze(1))[:, 0]
-        edges = nearest_edges(batch, self.contrasts, k=config.k, connectivity=config.connectivity)
+        edges = self._edges(batch)
         scaled = edges._replace(edge_weight=edges.edge_weight * config.pairwise_weight)
         hard = expand(-config.unary_weight * log_probs.detach(), scaled, labels)
         return robust_cross_entropy(log_probs, hard, config.label_noise)

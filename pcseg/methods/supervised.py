@@ -33,9 +33,7 @@ class Supervised(nn.Module):
         Raises:
             ValueError: a labelled stream without labels.
         """
-        batch = streams["labelled"]
-        output, penalties = self.model.forward_with_penalties(batch, levels["labelled"])  # pyright: ignore
-        return self.labelled(output.logits, batch.labels, penalties)
+        return self.labelled.step(self.model, streams, levels)[1]
 
 
 def frequency_weights(

@@ -90,9 +90,9 @@ def test_every_method_trains_everywhere(folders, tmp_path, name, modality, netwo
     terms: dict[str, float] = {}
     original = trainer._optimize
 
-    def noted(chunks, rate):
+    def noted(chunks, progress):
         nonlocal terms
-        terms = original(chunks, rate)
+        terms = original(chunks, progress)
         return terms
 
     trainer._optimize = noted
