@@ -140,7 +140,7 @@ def _binary(path: Path, pcd: _Pcd) -> np.ndarray:
 
 def _compressed(path: Path, pcd: _Pcd) -> np.ndarray:
     try:
-        import lzf
+        import lzf  # pyright: ignore[reportMissingImports] - optional, source only
     except ImportError:
         raise InputError(f"{path}: compressed PCD needs the package python-lzf; pip install pcseg[formats]") from None
     with path.open("rb") as file:
