@@ -93,6 +93,7 @@ def _predict_one(predictor: Predictor, path: Path, targets: Targets, options: Pr
     from rich.progress import Progress
 
     kind, trained = kind_of(path), predictor.card.config.data.kind
+    trained = "images" if trained == "panoptic" else trained  # pictures, with other labels
     if kind != trained:
         raise InputError(f"{path}: is no {_ONE[trained]}, and the network was trained on {_ONE[trained]}s")
     check_writable(targets.files[0].parent)

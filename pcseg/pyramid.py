@@ -36,6 +36,8 @@ def subsample(
 ) -> tuple[PointBatch, ops.VoxelGrid]:
     """One row a voxel: the barycentre, the mean features, the majority label and instance (IGNORE does not vote).
 
+    The instance is one of the voxel's own label.
+
     ``rows`` and ``image_sizes`` are dropped: a voxel stands for many rows, and the grid says for which.
 
     Args:
@@ -44,20 +46,30 @@ def subsample(
     grid = ops.grid_subsample(batch.coords, voxel_size, offsets=batch.offsets)
     voxels = ops.voxel_features(grid, batch.coords, batch.feats, batch.labels)
     assert voxels.feats is not None
-    instances = None if batch.instances is None else _majority_instance(grid, batch.instances)
+    instances = None
+    if batch.instances is not None:
+        instances = majority_instance(grid, batch.instances, batch.labels, voxels.labels)
     reduced = PointBatch(
         coords=voxels.coords, feats=voxels.feats, offsets=grid.voxel_offsets, labels=voxels.labels, instances=instances
     )
     return reduced, grid
 
 
-def _majority_instance(
+def majority_instance(
     grid: ops.VoxelGrid,
     instances: Tensor,  # (N,) int64
+    labels: Tensor | None = None,  # (N,) int64
+    voxel_labels: Tensor | None = None,  # (V,) int64; given with ``labels``
 ) -> Tensor:  # (V,) int64
-    """Most frequent id of each voxel, ties to the lower one; IGNORE only where nothing else is."""
+    """Most frequent id of each voxel, ties to the lower one; IGNORE only where nobody votes.
+
+    Where there are labels only rows of the voxel's own label vote, so that an instance never has voxels of two classes
+    if it has no rows of two.
+    """
     num_voxels = grid.point_offsets.shape[0] - 1
     voted = instances != IGNORE
+    if labels is not None and voxel_labels is not None:
+        voted &= labels == voxel_labels[grid.voxel_of_point]
     pairs, votes = torch.unique(
         torch.stack([grid.voxel_of_point[voted], instances[voted]], 1), dim=0, return_counts=True
     )

@@ -76,8 +76,9 @@ class StripConfig(Config):
 class DataConfig(Config):
     """Scenes, images or volumes under one root, and what is read of them. "Scene" below means any of them."""
 
-    kind: Literal["scenes", "images", "volumes"] = "scenes"
-    """Scene folders (``data_prep/format.md``); pictures with masks; NIfTI volumes with label volumes."""
+    kind: Literal["scenes", "images", "volumes", "panoptic"] = "scenes"
+    """Scene folders (``data_prep/format.md``); pictures with masks; NIfTI volumes with label volumes; pictures with
+    panoptic labels in COCO's format, whose categories are the codes of ``label_map``."""
     root: Path
     train_scenes: tuple[str, ...] = Field(min_length=1)
     """Names under ``root``, of files without their ending; ``*`` and ``?`` stand for any characters."""

@@ -9,9 +9,7 @@ import numpy as np
 
 from pcseg.batch import IGNORE
 from pcseg.datasets.row_source import RowSource
-
-INSTANCES = "instances"
-"""The column of instance ids, which are labels as well."""
+from pcseg.datasets.scene_folder import INSTANCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,11 @@ class HiddenLabels:
     def labels(self) -> np.ndarray | None:  # (N,) int16, class index or IGNORE
         labels = self.source.labels
         return None if labels is None else self._shown(labels, np.dtype(np.int16))
+
+    @property
+    def instances(self) -> np.ndarray | None:  # (N,) int64, id of the thing or IGNORE
+        instances = self.source.instances
+        return None if instances is None else self._shown(instances, np.dtype(np.int64))
 
     @property
     def visible(self) -> np.ndarray:  # (N,) bool

@@ -1,4 +1,7 @@
-"""Images on disk: ``images/NAME.jpg`` with, where there are labels, ``masks/NAME.png`` (``data_prep/format.md``)."""
+"""Images on disk: ``images/NAME.jpg`` with, where there are labels, ``masks/NAME.png`` (``data_prep/format.md``).
+
+Where objects are told apart, ``instances/NAME.png`` numbers them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from pcseg.datasets.array_cache import ArrayCache
 from pcseg.datasets.paired_files import class_indices, grid_coords, pairs_of
 from pcseg.errors import InputError
 from pcseg.io.images import SUFFIXES, Color, read_image, read_mask, read_size
+from pcseg.io.object_masks import read_objects
 from pcseg.label_map import IGNORED
 
 
@@ -27,6 +31,7 @@ class ImageScene:
     grid_shape: tuple[int, int]  # (H, W)
     class_names: tuple[str, ...]
     mask_path: Path | None = None  # None: no labels
+    objects_path: Path | None = None  # None: no instances
     label_map: Mapping[int, int] = field(default_factory=dict)  # index, or IGNORE, of each code
     mask_colors: Mapping[Color, int] | None = None  # code of each colour; None: masks hold codes
     cache: ArrayCache = field(default_factory=ArrayCache, repr=False, compare=False)
@@ -50,6 +55,13 @@ class ImageScene:
         """
         return None if self.mask_path is None else self.cache.get(("labels", self.path), self._read_labels)
 
+    @property
+    def instances(self) -> np.ndarray | None:  # (N,) int32, number of the object or IGNORE
+        """Raises:
+        InputError: as :func:`pcseg.io.object_masks.read_objects`, and what ``labels`` raises.
+        """
+        return None if self.objects_path is None else self.cache.get(("instances", self.path), self._read_instances)
+
     def column(self, name: str) -> np.ndarray:  # (N, 3) uint8 or uint16
         """``color``: red, green, blue.
 
@@ -70,6 +82,11 @@ class ImageScene:
         codes = read_mask(self.mask_path, self.mask_colors)
         self._check_size(self.mask_path, codes.shape)
         return class_indices(codes, self.label_map, where=self.mask_path, unit="pixel")
+
+    def _read_instances(self) -> np.ndarray:
+        labels = self.labels
+        assert self.objects_path is not None and labels is not None
+        return read_objects(self.objects_path, labels.reshape(self.grid_shape)).reshape(-1)
 
     def _check_size(self, path: Path, shape: tuple[int, ...]) -> None:
         if tuple(shape) != self.grid_shape:
@@ -109,12 +126,18 @@ def find_images(
             grid_shape=read_size(path),
             class_names=tuple(class_names),
             mask_path=mask,
+            objects_path=_objects_of(root, name) if mask is not None else None,
             label_map=codes,
             mask_colors=colors,
             cache=cache,
         )
         for name, path, mask in found
     ]
+
+
+def _objects_of(root: Path, name: str) -> Path | None:
+    path = root / "instances" / f"{name}.png"
+    return path if path.is_file() else None
 
 
 def read_classes(path: Path) -> tuple[list[int], dict[Color, int] | None]:

@@ -41,6 +41,11 @@ class RowSource(Protocol):
     def labels(self) -> np.ndarray | None:  # (N,) int16, class index or IGNORE
         ...
 
+    @property
+    def instances(self) -> np.ndarray | None:  # (N,) int32 or int64, id of the thing, IGNORE for stuff; None: unknown
+        """Ids are unique within a source. Rows of a thing's class without one are a crowd."""
+        ...
+
     def column(self, name: str) -> np.ndarray:  # (N,) or (N, k)
         """An attribute by name.
 

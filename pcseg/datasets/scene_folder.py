@@ -19,6 +19,8 @@ from pcseg.io.digest import sha256_of
 from pcseg.io.npy import open_npy
 
 FORMAT = 1
+INSTANCES = "instances"
+"""The column of instance ids, which are labels as well."""
 RESERVED = ("coords", "labels", "source_rows")
 """Array names with a meaning of their own; every other ``.npy`` is a column."""
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
@@ -135,6 +137,23 @@ class Scene:
         if not (self.path / "labels.npy").exists():
             return None
         return self._array("labels", (self.num_points,), "int16")
+
+    @property
+    def instances(self) -> np.ndarray | None:  # (N,) signed integer, id of the thing or IGNORE
+        """The column ``instances``.
+
+        Raises:
+            InputError: it holds no integers, or several a point.
+        """
+        if INSTANCES not in self.info.columns:
+            return None
+        ids = self.column(INSTANCES)
+        if ids.ndim != 1 or ids.dtype.kind != "i":
+            raise InputError(
+                f"{self.path}: the column '{INSTANCES}' must be one signed integer a point, got {ids.dtype} {ids.shape}; "
+                f"prepare the scene again"
+            )
+        return ids
 
     @property
     def source_rows(self) -> np.ndarray | None:  # (N,) int64

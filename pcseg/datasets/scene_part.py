@@ -47,6 +47,11 @@ class ScenePart:
         labels = self.scene.labels
         return labels if labels is None or self.chosen is None else labels[self.chosen]
 
+    @property
+    def instances(self) -> np.ndarray | None:  # (n,) integer
+        instances = self.scene.instances
+        return instances if instances is None or self.chosen is None else instances[self.chosen]
+
     def feats(
         self,
         contract: FeatureContract,
@@ -84,6 +89,10 @@ def open_sources(data: DataConfig, patterns: Sequence[str]) -> Sequence[RowSourc
         from pcseg.datasets.volume_folder import find_volumes
 
         return find_volumes(data.root, patterns, data.class_names, data.label_map)
+    if data.kind == "panoptic":
+        from pcseg.datasets.panoptic_images import find_panoptic_images
+
+        return find_panoptic_images(data.root, patterns, data.class_names, data.label_map)
     return find_scenes(data.root, patterns)
 
 

@@ -44,6 +44,11 @@ class CropDataset(Dataset[PointBatch]):
         self.scenes, self.contract, self.crop, self.augment = tuple(scenes), contract, crop, augment
         self.seed, self.length = seed, length
         self.scene_starts = offsets_of([scene.num_voxels for scene in scenes])  # (S + 1,)
+        known = any(scene.instances is not None for scene in scenes)  # items of all scenes go into one batch
+        self._instances = [
+            torch.full((scene.num_voxels,), IGNORE) if known and scene.instances is None else scene.instances
+            for scene in scenes
+        ]
         self._near = [NearestVoxels(scene.coords, typical=crop.max_voxels) for scene in scenes]
         labelled = [
             torch.full((scene.num_voxels,), IGNORE) if scene.labels is None else scene.labels for scene in scenes
@@ -66,12 +71,13 @@ class CropDataset(Dataset[PointBatch]):
             radius=self.crop.radius,
             in_plane=self.crop.shape == "column",
         )
-        rows = torch.from_numpy(near)
+        rows, instances = torch.from_numpy(near), self._instances[number]
         item = PointBatch(
             coords=scene.coords[rows] - centre,
             feats=scene.feats[rows],
             offsets=offsets_of([len(rows)]),
             labels=None if scene.labels is None else scene.labels[rows],
+            instances=None if instances is None else instances[rows],
             rows=rows + start,
         )
         return item if self.augment is None else augmented(item, self.augment, self.contract, generator)

@@ -52,6 +52,10 @@ class VolumeScene:
         """
         return None if self.label_path is None else self.cache.get(("labels", self.path), self._read_labels)
 
+    @property
+    def instances(self) -> None:
+        return None
+
     def column(self, name: str) -> np.ndarray:  # (N,) float32
         """``signal``, as the file has it; ``signal_normalized``, on a scale that volumes share.
 

@@ -14,6 +14,7 @@ from pcseg.batch import IGNORE
 from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.row_source import RowSource
 from pcseg.errors import InputError
+from pcseg.pyramid import majority_instance
 
 _CELLS_ACROSS = 4  # cells of the index across a typical crop
 
@@ -27,6 +28,7 @@ class VoxelScene:
     feats: Tensor  # (V, C) float32
     labels: Tensor | None  # (V,) int64, majority of the visible labels, or IGNORE
     point_counts: Tensor  # (V,) int64, points of each voxel
+    instances: Tensor | None = None  # (V,) int64, majority of the visible ids among points of the voxel's label
 
     @classmethod
     def build(
@@ -46,10 +48,14 @@ class VoxelScene:
         chosen = slice(None) if rows is None else rows
         coords = torch.from_numpy(np.array(scene.coords[chosen], np.float32))
         feats = torch.from_numpy(contract.feats(scene, rows))
-        labels = None
-        if scene.labels is not None:
-            hidden = scene.labels if visible is None else np.where(visible, scene.labels, IGNORE)
-            labels = torch.from_numpy(np.asarray(hidden[chosen], np.int64))
+        labels, instances = (
+            None
+            if values is None
+            else torch.from_numpy(
+                np.array((values if visible is None else np.where(visible, values, IGNORE))[chosen], np.int64)
+            )
+            for values in (scene.labels, scene.instances)
+        )
         grid = ops.grid_subsample(coords, voxel_size)
         voxels = ops.voxel_features(grid, coords, feats, labels)
         assert voxels.feats is not None
@@ -59,6 +65,7 @@ class VoxelScene:
             feats=voxels.feats,
             labels=voxels.labels,
             point_counts=grid.point_offsets.diff(),
+            instances=None if instances is None else majority_instance(grid, instances, labels, voxels.labels),
         )
 
     @property

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pcseg import ops
-from pcseg.datasets.hidden_labels import INSTANCES
 from pcseg.datasets.row_source import RowSource
+from pcseg.datasets.scene_folder import INSTANCES
 from pcseg.datasets.weak_recipes import ClicksRecipe
 from pcseg.errors import InputError
 
@@ -34,7 +34,7 @@ def objects_of(
     source: RowSource,
     radius: float | None,
 ) -> np.ndarray:  # (N,) int64, number of the row's object, from 0; -1: no label
-    """Instances of the column ``instances`` by class and id; other labelled rows are in components of their class.
+    """Instances of the source by class and id; other labelled rows are in components of their class.
 
     Components of images and volumes connect neighbours, over corners too; those of clouds are of
     :func:`cloud_components`.
@@ -46,8 +46,9 @@ def objects_of(
     objects = np.full(source.num_points, -1, np.int64)
     rest = labels >= 0
     count = 0
-    if INSTANCES in source.column_names:
-        instances = np.asarray(source.column(INSTANCES)).astype(np.int64)
+    given = source.instances
+    if given is not None:
+        instances = np.asarray(given).astype(np.int64)
         known = rest & (instances >= 0)
         pairs = np.stack([labels[known].astype(np.int64), instances[known]], 1)
         if len(pairs):

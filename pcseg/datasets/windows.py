@@ -60,6 +60,7 @@ class WindowDataset(Dataset[PointBatch]):
         self.scene_starts = offsets_of([part.scene.num_points for part in parts])  # (S + 1,)
         self._part_starts = offsets_of([part.num_points for part in parts])
         self._counts = self._count_classes()
+        self._has_instances = any(part.scene.instances is not None for part in parts)
 
     def __len__(self) -> int:
         return self.length
@@ -75,11 +76,13 @@ class WindowDataset(Dataset[PointBatch]):
         centre = _inwards((row % width, row // width), (width, height), geometry, size)
         cells = look_up((height, width), centre, geometry, size, labelled=labelled)
         steps = torch.arange(size)
+        instances = self._instances(number) if self._has_instances else None
         item = PointBatch(
             coords=torch.stack([steps.repeat(size), steps.repeat_interleave(size)], 1).float(),
             feats=geometry.follow(self._features(part.scene, cells), self.contract),
             offsets=offsets_of([size * size]),
             labels=None if labels is None else cells.ids(labels, IGNORE),
+            instances=None if instances is None else cells.ids(instances, IGNORE),
             rows=cells.rows + int(self.scene_starts[number]),
             image_sizes=torch.tensor([[size, size]]),
         )
@@ -97,16 +100,16 @@ class WindowDataset(Dataset[PointBatch]):
 
     def _labels(self, number: int) -> Tensor | None:  # (H * W,) int64
         """What may be seen of an image's labels."""
+        labels = self.parts[number].scene.labels
+        return None if labels is None else _within(self.parts[number], labels)
+
+    def _instances(self, number: int) -> Tensor:  # (H * W,) int64
+        """What may be seen of an image's instances; IGNORE everywhere where it has none and others do."""
         part = self.parts[number]
-        labels = part.scene.labels
-        if labels is None:
-            return None
-        seen = np.asarray(labels, np.int64)
-        if part.chosen is not None:
-            kept = np.full(len(seen), IGNORE, np.int64)
-            kept[part.chosen] = seen[part.chosen]
-            seen = kept
-        return torch.from_numpy(np.ascontiguousarray(seen))
+        instances = part.scene.instances
+        if instances is None:
+            return torch.full((part.scene.num_points,), IGNORE)
+        return _within(part, instances)
 
     def _count_classes(self) -> dict[int, Tensor]:  # (S,) int64 each
         """Of every class that occurs: its visible pixels in the images up to each."""
@@ -137,6 +140,19 @@ class WindowDataset(Dataset[PointBatch]):
         row = int(place - self._part_starts[number])
         chosen = self.parts[number].chosen
         return number, row if chosen is None else int(chosen[row]), self._labels(number)
+
+
+def _within(
+    part: ScenePart,
+    values: np.ndarray,  # (H * W,) integer
+) -> Tensor:  # (H * W,) int64
+    """Values of the part's pixels, IGNORE at the others."""
+    seen = np.asarray(values, np.int64)
+    if part.chosen is not None:
+        kept = np.full(len(seen), IGNORE, np.int64)
+        kept[part.chosen] = seen[part.chosen]
+        seen = kept
+    return torch.from_numpy(np.ascontiguousarray(seen))
 
 
 def _inwards(

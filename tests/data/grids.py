@@ -22,6 +22,7 @@ class Grid:
     name: str = "grid"
     spacing: float = 1.0
     reads: list[str] = field(default_factory=list)
+    instances: np.ndarray | None = None
 
     @property
     def path(self) -> Path:
