@@ -21,6 +21,7 @@ from pcseg.batch import IGNORE
 from pcseg.datasets.prepare import ScenePlan, keep_or_write_scene
 from pcseg.datasets.scene_folder import Scene
 from pcseg.datasets.tabletop import LABEL_MAP, SPLITS
+from pcseg.datasets.upright import upright
 from pcseg.errors import InputError, run_command
 from pcseg.io.atomic import replacing
 from pcseg.io.raw_tree import RawTree
@@ -29,7 +30,7 @@ from pcseg.io.scan import ScanChunk
 _CLOUD = re.compile(rf"(?:^|/)({'|'.join(SPLITS)})/([A-Za-z]\w*)\.npz$")
 _UNIT = 1e-4  # metres
 _TABLE = 0
-COLUMNS: dict[str, tuple[str, ...]] = {"color": ("color",), "instances": ("instances",)}
+COLUMNS: dict[str, tuple[str, ...]] = {"color": ("color",), "height": ("height",), "instances": ("instances",)}
 REMEDY = "take it from the project's samples again"
 
 
@@ -94,6 +95,20 @@ def read(tree: RawTree, name: str) -> ScanChunk:
     )
 
 
+def stand(tree: RawTree, name: str) -> ScanChunk:
+    """One cloud, turned so that its table is z = 0, with the column ``height`` above it.
+
+    Raises:
+        InputError: as :func:`read`, and a cloud without a table.
+    """
+    chunk = read(tree, name)
+    try:
+        coords = upright(chunk.coords)
+    except InputError as error:
+        raise InputError(f"{tree.where(name)}: {error}; {REMEDY}") from error
+    return ScanChunk(start=0, coords=coords, columns=chunk.columns | {"height": coords[:, 2].astype(np.float32)})
+
+
 def pack(
     path: Path,
     coords: np.ndarray,  # (N, 3) integer, 0.1 mm; neighbouring rows at most 3.2 m apart along each axis
@@ -122,7 +137,7 @@ def prepare_cloud(tree: RawTree, name: str, folder: Path) -> tuple[Scene, bool]:
     """Write one cloud's scene, or leave it where it is there already (True)."""
     plan = ScenePlan(columns=COLUMNS, label_map=LABEL_MAP, label_column="class", settings={"release": "tabletop"})
     where, file, digest = tree.where(name), "/".join(name.split("/")[-2:]), tree.digest([name])
-    return keep_or_write_scene(folder, plan, lambda _: [read(tree, name)], where=where, file=file, digest=digest)
+    return keep_or_write_scene(folder, plan, lambda _: [stand(tree, name)], where=where, file=file, digest=digest)
 
 
 def check_cloud(tree: RawTree, name: str) -> list[str]:

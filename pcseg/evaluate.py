@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,11 @@ from pcseg.errors import InputError, run_command
 from pcseg.inference import Protocol
 from pcseg.io.atomic import replacing
 from pcseg.metrics import Scores, confusion_matrix, scores
+from pcseg.panoptic_inference import PanopticEvaluation, evaluate_panoptic
 from pcseg.predictor import DEFAULT_PROTOCOL, Predictor
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PROG = "python -m pcseg.evaluate RUN"
 MAX_NAMES = 4
@@ -39,6 +43,8 @@ class Evaluation:
     seconds: float
     weak_labels: dict[str, Any] | None = None
     """Which labels the network saw in training; None: all."""
+    panoptic: PanopticEvaluation | None = None
+    """Of every row, whatever the protocol; None: the network names classes only."""
 
     @property
     def scores(self) -> Scores:
@@ -46,7 +52,8 @@ class Evaluation:
 
     def summary(self) -> dict[str, float]:
         found = self.scores
-        return {"miou": found.miou, "macc": found.macc, "oa": found.oa}
+        scores = {"miou": found.miou, "macc": found.macc, "oa": found.oa}
+        return scores if self.panoptic is None else scores | {"pq": self.panoptic.scores.overall.pq}
 
     def as_dict(self) -> dict[str, Any]:
         """What ``metrics.json`` holds; a class that does not occur has no number (null)."""
@@ -60,7 +67,7 @@ class Evaluation:
             "train_seconds": round(self.train_seconds, 1),
             "evaluate_seconds": round(self.seconds, 1),
             "weak_labels": self.weak_labels,
-        }
+        } | ({} if self.panoptic is None else {"panoptic": self.panoptic.as_dict()})
 
 
 def evaluate_scenes(
@@ -98,6 +105,7 @@ def evaluate_scenes(
             advance(len(rows))
     if not confusion.sum():
         raise InputError(f"{title_of(parts)}: no labelled point to score")
+    panoptic = evaluate_panoptic(predictor, parts) if predictor.card.config.panoptic is not None else None
     return Evaluation(
         protocol=str(protocol),
         class_names=predictor.class_names,
@@ -106,6 +114,7 @@ def evaluate_scenes(
         train_seconds=predictor.card.train_seconds,
         seconds=time.perf_counter() - start,
         weak_labels=predictor.card.weak_labels,
+        panoptic=panoptic,
     )
 
 
@@ -139,6 +148,26 @@ def print_table(evaluation: Evaluation, title: str) -> None:
     table.add_row("mAcc", "", _shown(found.macc), "")
     table.add_row("OA", "", _shown(found.oa), "")
     Console().print(table)
+    if evaluation.panoptic is not None:
+        Console().print(_panoptic_table(evaluation.panoptic))
+
+
+def _panoptic_table(evaluation: PanopticEvaluation) -> Table:
+    from rich.table import Table
+
+    table = Table(title="segments, every row", title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in ("PQ", "SQ", "RQ"):
+        table.add_column(name, justify="right")
+    found, things = evaluation.scores, evaluation.instances
+    for index, name in enumerate(evaluation.class_names):
+        table.add_row(name, _shown(found.pq[index]), _shown(found.sq[index]), _shown(found.rq[index]))
+    table.add_section()
+    for name, part in (("things", found.things), ("stuff", found.stuff), ("all", found.overall)):
+        table.add_row(name, _shown(part.pq), _shown(part.sq), _shown(part.rq), style="bold" if name == "all" else None)
+    if things is not None:
+        table.caption = f"AP {_shown(things.ap)}, AP50 {_shown(things.ap50)}, AP75 {_shown(things.ap75)}"
+    return table
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pcseg.config import OptimConfig, ScheduleConfig
 
+BRANCH = "panoptic"
+"""Name of a network's panoptic branch."""
+
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Weight decay reaches matrices and kernels, not biases and the scales of normalisation (one axis or none)."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """Weight decay reaches matrices and kernels, not biases and the scales of normalisation (one axis or none).
+
+    Each group has its ``factor`` on the learning rate of the run.
+    """
+    groups: list[dict[str, Any]] = []
+    trained = [(name.split("."), p) for name, p in model.named_parameters() if p.requires_grad]
+    for factor, in_branch in ((1.0, False), (config.branch_factor, True)):
+        own = [p for path, p in trained if (BRANCH in path) == in_branch]
+        if own or not in_branch:
+            matrices, others = [p for p in own if p.ndim > 1], [p for p in own if p.ndim <= 1]
+            groups.append({"params": matrices, "weight_decay": config.weight_decay, "factor": factor})
+            groups.append({"params": others, "weight_decay": 0.0, "factor": factor})
     if config.kind == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2))

@@ -16,7 +16,7 @@ from pcseg.datasets.paired_files import grid_coords
 from pcseg.datasets.scene_part import ScenePart
 from pcseg.errors import InputError
 from pcseg.inference import Answer, Protocol, TileSettings, predict_source, probabilities
-from pcseg.models import build_model
+from pcseg.models import build_network
 from pcseg.window_inference import predict_windows
 
 DEFAULT_PROTOCOL = "full/votes=1/scene"
@@ -67,8 +67,7 @@ class Predictor:
         """
         checkpoint = load_checkpoint(path)
         card = checkpoint.card
-        classes = len(card.config.data.class_names)
-        model = build_model(card.config.model, card.in_channels, classes, pretrained=False)
+        model = build_network(card.config, card.in_channels, pretrained=False)
         load_weights(model, checkpoint)
         chosen = choose_device(device)
         contract = FeatureContract.from_values(card.feature_contract, where=str(checkpoint.path))

@@ -34,7 +34,7 @@ from pcseg.evaluate import Evaluation, evaluate_scenes, print_table, title_of, w
 from pcseg.inference import Protocol
 from pcseg.methods import build_method
 from pcseg.methods.supervised import frequency_weights
-from pcseg.models import build_model, resolve_model
+from pcseg.models import build_network, resolve_model
 from pcseg.optim import WeightAverage
 from pcseg.predictor import Predictor, choose_device
 from pcseg.pyramid import calibrate_max_neighbors
@@ -82,7 +82,7 @@ def set_up(
         card = card.model_copy(update={"config": config.filled_from(card.config)})
     config = card.config
     classes = len(config.data.class_names)
-    model = build_model(config.model, card.in_channels, classes, pretrained=former is None)
+    model = build_network(config, card.in_channels, pretrained=former is None)
     if start is not None:
         _start_from(model, start, config)
     average = WeightAverage(model, config.average, accelerator.device) if config.average else None

@@ -105,7 +105,7 @@ class Trainer:
                 progress = self._progress()
                 rate = config.optim.lr * rate_factor(config.schedule, progress)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["factor"]
                 terms = self._optimize(next(batches), progress)
                 self.step += 1
                 self.seconds, clock = self.seconds + time.perf_counter() - clock, time.perf_counter()

@@ -180,7 +180,7 @@ def test_subsample_means_and_majorities():
         feats=torch.tensor([[1.0], [2.0], [6.0], [4.0], [8.0]]),
         offsets=torch.tensor([0, 4, 5]),
         labels=torch.tensor([2, 0, 2, IGNORE, 1]),
-        instances=torch.tensor([IGNORE, 7, IGNORE, IGNORE, 9]),
+        instances=torch.tensor([7, 4, IGNORE, IGNORE, 9]),  # 4 is of another label than the voxel
         rows=torch.arange(5),
     )
     reduced, grid = subsample(batch, 1.0)

@@ -7,6 +7,7 @@ from pcseg.config.method import (
     ErdaConfig,
     IPixMatchConfig,
     MethodConfig,
+    PointPanopticConfig,
     PseudoLabelConfig,
     SoftSelfLabelConfig,
     SupervisedConfig,
@@ -22,6 +23,7 @@ from pcseg.config.model import (
     SwinConfig,
     ViTConfig,
 )
+from pcseg.config.panoptic import PanopticConfig, QueryDecoderConfig
 from pcseg.config.train import LossConfig, OptimConfig, ScheduleConfig, TrainConfig
 
 __all__ = [
@@ -40,8 +42,11 @@ __all__ = [
     "MethodConfig",
     "ModelConfig",
     "OptimConfig",
+    "PanopticConfig",
+    "PointPanopticConfig",
     "PointTransformerConfig",
     "PseudoLabelConfig",
+    "QueryDecoderConfig",
     "ScheduleConfig",
     "SoftSelfLabelConfig",
     "StripConfig",

@@ -84,6 +84,8 @@ class DataConfig(Config):
     """Names under ``root``, of files without their ending; ``*`` and ``?`` stand for any characters."""
     val_scenes: tuple[str, ...] = ()
     class_names: tuple[str, ...] = Field(min_length=2)
+    things: tuple[str, ...] = ()
+    """Classes whose instances are told apart; the others are stuff. None: there are no instances."""
     label_map: dict[int, int]
     """From the codes of the source to indices of ``class_names``, or -1: ignored."""
     features: tuple[str, ...] = ()
@@ -96,10 +98,13 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _classes_fit(self) -> DataConfig:
-        for name in ("class_names", "features", "train_scenes", "val_scenes"):
+        for name in ("class_names", "features", "train_scenes", "val_scenes", "things"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} names something twice: {', '.join(values)}")
+        unknown = [name for name in self.things if name not in self.class_names]
+        if unknown:
+            raise ValueError(f"things names {', '.join(unknown)}, which class_names lacks")
         allowed = range(IGNORE, len(self.class_names))
         wrong = {code: index for code, index in self.label_map.items() if index not in allowed}
         if wrong:
@@ -108,6 +113,11 @@ class DataConfig(Config):
         if missing:
             raise ValueError(f"label_map leads nowhere to {', '.join(missing)}")
         return self
+
+    @property
+    def is_thing(self) -> tuple[bool, ...]:
+        """Of each class."""
+        return tuple(name in self.things for name in self.class_names)
 
     @property
     def class_codes(self) -> tuple[int, ...]:

@@ -156,6 +156,62 @@ class IPixMatchConfig(ConsistencyConfig):
     """Rows that are related: those of a cloud, or all of the batch."""
 
 
+class PointPanopticConfig(Config):
+    """Panoptic segmentation from a labelled row of each thing and stuff region (Li, Fan and Zhang, ECCV 2024)."""
+
+    kind: Literal["point_panoptic"] = "point_panoptic"
+    distance: Literal["learned", "path", "nearest", "color"] = "learned"
+    """What says which thing a row belongs to: the learnable distance, or the rules it is compared with."""
+    distance_loss: Literal["nll", "regression"] = "nll"
+    schedule: Literal["joint", "two_stage"] = "joint"
+    """All losses from the start; or distances and classes in the first half, masks from then on."""
+    query_init: Literal["points", "learned"] = "points"
+    rounds: int = Field(default=2, ge=0)
+    """Of aggregating and enhancing the anchor queries."""
+    aggregate: bool = True
+    enhance: bool = True
+    width: int = Field(default=64, ge=8, multiple_of=8)
+    """Channels of the anchor queries."""
+    heads: int = Field(default=4, ge=1)
+    distance_weight: float = Field(default=1.0, ge=0)
+    prior_weight: float = Field(default=3.0, ge=0)
+    """Of the rule that rows which look alike have one class and one target."""
+    mask_weight: float = Field(default=1.0, ge=0)
+    """Of the panoptic branch, taught by pseudo-labels."""
+    warmup: float = Field(default=0.3, ge=0, le=1)
+    """Share of the run in which ``mask_weight`` rises from 0 (``joint``)."""
+    dilation: float = Field(default=0.0, ge=0)
+    """Rows within this distance of a labelled row count as labelled too, in the unit of the coordinates."""
+    alike: dict[str, float] = Field(default={"color": 1.0})
+    """Features by which rows look alike, with a scale each: in LAB for colours, in its own unit for others."""
+    min_likeness: float = Field(default=0.3, gt=0, lt=1)
+    """``exp(-difference / 2 / scale)`` from which on a pair is tied."""
+    k: int = Field(default=8, ge=1)
+    """Neighbours of a cloud's row."""
+    window: int = Field(default=5, ge=3)
+    """Odd: edge of the window of pixels around a pixel."""
+    window_step: int = Field(default=2, ge=1)
+    """Pixels between the places of that window."""
+    presence: bool = True
+    """Every class that an item has carries a label there: right where items are whole scenes or images."""
+    min_confidence: float = Field(default=0.5, ge=0, lt=1)
+    """Rows whose most likely class is less likely have no pseudo-label."""
+    edge_weight: float = Field(default=0.1, ge=0)
+    """Of paths: of entering a row that differs from its surroundings."""
+    embedding_weight: float = Field(default=0.1, ge=0)
+    """Of paths: of a step between rows with unlike features."""
+    length_weight: float = Field(default=0.0, ge=0)
+    """Of paths: of their length, over the cloud's extent; 0 as in PSPS."""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> PointPanopticConfig:
+        if self.width % self.heads:
+            raise ValueError(f"heads must divide width {self.width}, got {self.heads}")
+        if self.window % 2 == 0:
+            raise ValueError(f"window must be odd, got {self.window}")
+        return self
+
+
 MethodConfig = Annotated[
     SupervisedConfig
     | EntropyMinimizationConfig
@@ -163,6 +219,7 @@ MethodConfig = Annotated[
     | ErdaConfig
     | SoftSelfLabelConfig
     | ConsistencyConfig
-    | IPixMatchConfig,
+    | IPixMatchConfig
+    | PointPanopticConfig,
     Field(discriminator="kind"),
 ]

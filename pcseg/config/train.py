@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 
 from pcseg.config.base import Config
 from pcseg.config.data import DataConfig
-from pcseg.config.method import ConsistencyConfig, MethodConfig, SupervisedConfig
+from pcseg.config.method import ConsistencyConfig, MethodConfig, PointPanopticConfig, SupervisedConfig
 from pcseg.config.model import EncoderConfig, KPConvConfig, ModelConfig
+from pcseg.config.panoptic import PanopticConfig
 
 
 class LossConfig(Config):
@@ -44,6 +45,8 @@ class OptimConfig(Config):
     """Of SGD; the first beta of AdamW."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
     """Of AdamW."""
+    branch_factor: float = Field(default=0.5, gt=0)
+    """On the learning rate of the panoptic branch: attention wants less than convolutions do."""
 
 
 class ScheduleConfig(Config):
@@ -69,6 +72,8 @@ class TrainConfig(Config):
     name: str = Field(min_length=1)
     data: DataConfig
     model: ModelConfig
+    panoptic: PanopticConfig | None = None
+    """What tells the things of ``data.things`` apart, on top of the network; None: classes only."""
     loss: LossConfig = LossConfig()
     """On the labelled rows, whatever the method."""
     method: MethodConfig = SupervisedConfig()
@@ -89,7 +94,7 @@ class TrainConfig(Config):
     eval_every: int = Field(default=0, ge=0)
     """Steps between validations; 0: only at the end."""
     eval_protocol: str = "voxels/votes=1/scene"
-    best_metric: Literal["miou", "macc", "oa"] = "miou"
+    best_metric: Literal["miou", "macc", "oa", "pq"] = "miou"
     save_every: int = Field(default=100, ge=1)
     """Steps between checkpoints ``last``."""
     neighbor_percentile: float = Field(default=0.9, gt=0, le=1)
@@ -108,6 +113,16 @@ class TrainConfig(Config):
         method = self.method
         if isinstance(method, ConsistencyConfig) and method.average_teaches and not self.average:
             raise ValueError("the teacher is the running average of the weights, and there is none; set average")
+        if self.panoptic is None:
+            if self.best_metric == "pq":
+                raise ValueError("best_metric pq needs a panoptic branch, and there is none; set panoptic")
+            if isinstance(method, PointPanopticConfig):
+                raise ValueError("the method point_panoptic trains a panoptic branch, and there is none; set panoptic")
+            return self
+        if not self.data.things:
+            raise ValueError("panoptic needs classes of things; name them in data.things")
+        if not isinstance(method, (SupervisedConfig, PointPanopticConfig)):
+            raise ValueError(f"panoptic needs the method supervised or point_panoptic, got {method.kind}")
         return self
 
     def with_caps(self, max_neighbors: tuple[int, ...] | None) -> TrainConfig:

@@ -13,6 +13,8 @@ from pcseg.datasets.feature_contract import Feature, FeatureContract
 
 COLORS = ("color", "imagenet_color")
 """Features that hold red, green and blue."""
+_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))  # of sRGB
+_DAYLIGHT = (0.95047, 1.0, 1.08883)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -37,7 +39,7 @@ def recolored(
         return feats
     feats = feats.clone()
     for feature, place in _colors(contract):
-        rgb = _to_unit(feats[:, place], feature)
+        rgb = unit_colors(feats[:, place], feature)
         if change:
             rgb = (rgb * factors[0]).clamp(0, 1)
             rgb = contrasted(rgb, factors[1])
@@ -111,6 +113,15 @@ def blurred(
     return feats
 
 
+def lab(rgb: Tensor) -> Tensor:  # (N, 3) in [0, 1] -> (N, 3)
+    """CIE L*a*b* of sRGB colours under daylight (D65): L from 0 to 100; a difference of 1 is just seen."""
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055).clamp(min=0) ** 2.4)
+    xyz = linear @ rgb.new_tensor(_XYZ).T / rgb.new_tensor(_DAYLIGHT)
+    f = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-12) ** (1 / 3), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    x, y, z = f.unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
 def _colors(contract: FeatureContract) -> list[tuple[Feature, slice]]:
     pairs = zip(contract.features, contract.slices.values(), strict=True)
     return [(feature, place) for feature, place in pairs if feature.name in COLORS and len(feature.channels) == 3]
@@ -122,7 +133,8 @@ def _peak(feature: Feature) -> float:
     return next((peak for peak in (1.0, 255.0) if largest <= peak), 65535.0)
 
 
-def _to_unit(feats: Tensor, feature: Feature) -> Tensor:  # (N, 3) -> (N, 3) in [0, 1]
+def unit_colors(feats: Tensor, feature: Feature) -> Tensor:  # (N, 3) -> (N, 3) in [0, 1]
+    """Colours as they were before the contract scaled them."""
     mean = feats.new_tensor([channel.mean for channel in feature.channels])
     std = feats.new_tensor([channel.std for channel in feature.channels])
     return ((feats * std + mean) / _peak(feature)).clamp(0, 1)

@@ -159,7 +159,7 @@ def things_of(
     """Which classes are things; one that no category leads to is none.
 
     Raises:
-        InputError: a category that ``label_map`` lacks, or a class that is a thing in one category and stuff in another.
+        InputError: a category that ``label_map`` lacks; a class that is a thing in one category and stuff in another.
     """
     missing = [str(category.id) for category in categories if category.id not in label_map]
     if missing:
@@ -176,7 +176,7 @@ def things_of(
         if other.isthing != category.isthing:
             both = (other, category) if other.isthing else (category, other)
             raise InputError(
-                f"{where}: the class '{class_names[index]}' stands for '{both[0].name}', a thing, and '{both[1].name}', "
-                f"stuff; change data.label_map"
+                f"{where}: the class '{class_names[index]}' stands for '{both[0].name}', a thing, and "
+                f"'{both[1].name}', stuff; change data.label_map"
             )
     return tuple(index in kinds and kinds[index].isthing for index in range(len(class_names)))

@@ -150,8 +150,8 @@ class Scene:
         ids = self.column(INSTANCES)
         if ids.ndim != 1 or ids.dtype.kind != "i":
             raise InputError(
-                f"{self.path}: the column '{INSTANCES}' must be one signed integer a point, got {ids.dtype} {ids.shape}; "
-                f"prepare the scene again"
+                f"{self.path}: the column '{INSTANCES}' must be one signed integer a point, "
+                f"got {ids.dtype} {ids.shape}; prepare the scene again"
             )
         return ids
 

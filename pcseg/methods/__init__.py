@@ -11,6 +11,7 @@ from pcseg.config import (
     EntropyMinimizationConfig,
     ErdaConfig,
     IPixMatchConfig,
+    PointPanopticConfig,
     PseudoLabelConfig,
     SoftSelfLabelConfig,
     TrainConfig,
@@ -21,9 +22,13 @@ from pcseg.methods.entropy_minimization import EntropyMinimization
 from pcseg.methods.erda import Erda
 from pcseg.methods.ipixmatch import IPixMatch
 from pcseg.methods.labelled_loss import LabelledLoss
+from pcseg.methods.panoptic import Panoptic
+from pcseg.methods.point_panoptic import PointPanoptic
 from pcseg.methods.pseudo_label import PseudoLabel
 from pcseg.methods.soft_self_label import SoftSelfLabel
 from pcseg.methods.supervised import Supervised
+from pcseg.models import feature_width
+from pcseg.pseudo.alike import looks_of
 from pcseg.pseudo.neighborhoods import contrasts_of
 
 
@@ -53,13 +58,12 @@ def build_method(
     if isinstance(method, PseudoLabelConfig):
         return PseudoLabel(model, labelled, method)
     if isinstance(method, ErdaConfig):
-        classifier: nn.Module = model.classifier  # pyright: ignore[reportAssignmentType]
         return Erda(
             model,
             labelled,
             method,
             num_classes=len(config.data.class_names),
-            channels=classifier.weight.shape[1],  # pyright: ignore[reportArgumentType, reportIndexIssue]
+            channels=feature_width(model),
             dim=config.model.dim,
         )
     if isinstance(method, SoftSelfLabelConfig):
@@ -67,4 +71,18 @@ def build_method(
     if isinstance(method, ConsistencyConfig):
         host = Consistency(model, labelled, method, average=average)
         return IPixMatch(host, method) if isinstance(method, IPixMatchConfig) else host
+    if isinstance(method, PointPanopticConfig):
+        assert config.panoptic is not None
+        return PointPanoptic(
+            model,
+            labelled,
+            method,
+            config.panoptic,
+            channels=feature_width(model),
+            dim=config.model.dim,
+            is_thing=config.data.is_thing,
+            looks=looks_of(contract, method.alike),
+        )
+    if config.panoptic is not None:
+        return Panoptic(model, labelled, config.panoptic, config.data.is_thing)
     return Supervised(model, labelled)

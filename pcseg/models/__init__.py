@@ -17,6 +17,7 @@ from pcseg.config import (
     ModelConfig,
     PointTransformerConfig,
     SwinConfig,
+    TrainConfig,
     ViTConfig,
 )
 from pcseg.models.deeplab import DeepLabNet
@@ -25,6 +26,7 @@ from pcseg.models.head import HeadNet
 from pcseg.models.heads import SegOutput
 from pcseg.models.kpconv import KPConvNet
 from pcseg.models.point_transformer import PointTransformerNet
+from pcseg.models.query_decoder import QueryDecoder
 from pcseg.models.swin import SwinNet
 from pcseg.models.vit import ViTNet
 
@@ -37,8 +39,28 @@ __all__ = [
     "SwinNet",
     "ViTNet",
     "build_model",
+    "build_network",
+    "feature_width",
     "resolve_model",
 ]
+
+
+def build_network(config: TrainConfig, in_channels: int, *, pretrained: bool = True) -> nn.Module:
+    """The network of a run: its model and, where the run has one, the panoptic branch on top as ``panoptic``.
+
+    Raises:
+        InputError: as :func:`build_model`.
+    """
+    classes = len(config.data.class_names)
+    model = build_model(config.model, in_channels, classes, pretrained=pretrained)
+    if config.panoptic is not None:
+        model.panoptic = QueryDecoder(config.panoptic, feature_width(model), classes, dim=config.model.dim)
+    return model
+
+
+def feature_width(model: nn.Module) -> int:
+    """C of ``SegOutput.feats``: what the classifier reads."""
+    return model.classifier.weight.shape[1]  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue, reportReturnType]
 
 
 def build_model(config: ModelConfig, in_channels: int, num_classes: int, *, pretrained: bool = True) -> nn.Module:

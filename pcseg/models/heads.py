@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
+
+
+class Proposals(NamedTuple):
+    """What a decoder layer thinks of every cloud of a batch: Q proposals each."""
+
+    class_logits: Tensor  # (B, Q, K + 1) float; the last class is "nothing"
+    mask_logits: Tensor  # (N, Q) float: whether row n belongs to proposal q of its own cloud
+
+
+class PanopticOutput(NamedTuple):
+    """Panoptic segmentation of a batch; the last layer's proposals count, the others are for training."""
+
+    layers: tuple[Proposals, ...]
+
+    @property
+    def last(self) -> Proposals:
+        return self.layers[-1]
 
 
 class SegOutput:

@@ -6,6 +6,8 @@ import pytest
 from data_prep import tabletop
 from pcseg.datasets.scene_folder import find_scenes
 from pcseg.datasets.tabletop import CLASS_NAMES
+from pcseg.datasets.upright import upright
+from pcseg.errors import InputError
 from pcseg.io.raw_tree import RawTree
 from tests.data.pictures import SAMPLES
 
@@ -14,6 +16,7 @@ def cloud(seed: int, count: int = 400):
     """Coordinates in 0.1 mm, colours, classes and objects: a table with two boxes."""
     rng = np.random.default_rng(seed)
     coords = rng.integers(-8000, 8000, (count, 3)).astype(np.int16)
+    coords[: count // 2, 1] = 4000  # the table
     objects = rng.integers(1, 4, count).astype(np.uint8)
     return coords, rng.integers(0, 256, (count, 3)).astype(np.uint8), (objects > 1).astype(np.uint8), objects
 
@@ -34,7 +37,10 @@ def test_a_cloud_becomes_a_scene(release, tmp_path, command):
     assert [scene.name for scene in scenes] == ["a", "b", "c"]
     for seed, scene in enumerate(scenes):
         coords, color, codes, objects = cloud(seed)
-        np.testing.assert_allclose(scene.coords + scene.origin, coords / 10_000, atol=1e-6)
+        there = scene.coords + scene.origin
+        apart = [np.linalg.norm(points[:, None] - points, axis=2) for points in (there, coords / 10_000)]
+        np.testing.assert_allclose(apart[0], apart[1], atol=1e-5, err_msg="turned and shifted, nothing else")
+        np.testing.assert_allclose(scene.column("height"), there[:, 2], atol=1e-6)
         np.testing.assert_array_equal(scene.column("color"), color)
         np.testing.assert_array_equal(scene.labels, codes)
         instances = scene.column("instances")
@@ -83,7 +89,31 @@ def test_the_shipped_clouds():
         assert chunk.coords[:, 2].min() > 0.4 and np.ptp(chunk.coords, axis=0).max() < 3
         classes, instances = chunk.columns["class"], chunk.columns["instances"]
         assert ((classes == 0) == (instances == -1)).all()
+        height = tabletop.stand(tree, name).columns["height"]
+        assert np.abs(height[classes == 0]).mean() < 0.002 and np.median(height[classes > 0]) > 0.03
         pairs = np.unique(np.stack([classes, instances], 1), axis=0)
         assert len(np.unique(pairs[:, 1])) == len(pairs), "every object has one class"
         seen += np.bincount(classes, minlength=len(seen))
     assert (seen > 1000).all()
+
+
+def test_upright_undoes_a_camera():
+    """A table with a block on it, seen from above at a slant: x right, y forward, z up come back."""
+    rng = np.random.default_rng(3)
+    table = np.c_[rng.uniform(-1, 1, (2000, 2)), rng.normal(0, 0.001, 2000)]
+    block = np.c_[rng.uniform(0.2, 0.4, (500, 2)), rng.uniform(0.01, 0.3, 500)]
+    world = np.concatenate([table, block])
+    tilt = np.radians(35)  # the camera looks forward and down
+    right, forward, down = (1, 0, 0), (0, np.cos(tilt), -np.sin(tilt)), (0, -np.sin(tilt), -np.cos(tilt))
+    camera = (world - (0.1, -1.5, 1.2)) @ np.array([right, down, forward]).T
+    found = upright(camera)
+    np.testing.assert_allclose(found[:, 2], world[:, 2], atol=0.003)
+    np.testing.assert_allclose(found - found.mean(0), world - world.mean(0), atol=0.01)
+
+
+def test_upright_needs_something_to_stand_on():
+    with pytest.raises(InputError, match="2 points lie on no plane"):
+        upright(np.zeros((2, 3)))
+    wall = np.c_[np.random.default_rng(0).uniform(-1, 1, (500, 2)), np.full(500, 2.0)]
+    with pytest.raises(InputError, match="a wall"):
+        upright(wall)

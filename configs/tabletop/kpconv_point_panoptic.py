@@ -1,0 +1,14 @@
+"""Table-top scans: things told apart from one click each, by a learnable distance."""
+
+from pathlib import Path
+
+from pcseg.config import PointPanopticConfig, TrainConfig
+from pcseg.config_file import load_config
+
+
+def config() -> TrainConfig:
+    base = load_config(Path(__file__).with_name("kpconv_panoptic.py"))
+    data = base.data.model_copy(update={"weak_labels": Path("data/weak/tabletop_clicks_seed0.npz")})
+    return base.model_copy(
+        update={"name": "tabletop_kpconv_point_panoptic", "data": data, "method": PointPanopticConfig()}
+    )

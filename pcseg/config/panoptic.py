@@ -1,0 +1,41 @@
+"""What tells things apart: the branch on top of a network that proposes a set of masks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pcseg.config.base import Config
+
+
+class QueryDecoderConfig(Config):
+    """Queries that look at a network's features and propose a class and a mask each; of clouds and of pixel clouds."""
+
+    kind: Literal["query_decoder"] = "query_decoder"
+    queries: int = Field(default=32, ge=1)
+    """Proposals of a cloud; at least as many as it has things and stuff classes."""
+    start: Literal["farthest", "learned"] = "farthest"
+    """Queries begin at rows that are far from each other, or at learnt vectors."""
+    layers: int = Field(default=3, ge=1)
+    channels: int = Field(default=64, ge=8, multiple_of=8)
+    heads: int = Field(default=4, ge=1)
+    class_weight: float = Field(default=2.0, ge=0)
+    """Of the set loss: cross entropy of the classes, of the masks, and Dice; in matching and in learning alike."""
+    mask_weight: float = Field(default=5.0, ge=0)
+    dice_weight: float = Field(default=5.0, ge=0)
+    nothing_weight: float = Field(default=0.1, ge=0)
+    """Weight of "nothing" among the classes."""
+    min_score: float = Field(default=0.5, ge=0, le=1)
+    """Of inference: least probability of a proposal's class."""
+    min_overlap: float = Field(default=0.8, ge=0, le=1)
+    """Of inference: a proposal whose mask is covered by others beyond this is dropped."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> QueryDecoderConfig:
+        if self.channels % self.heads:
+            raise ValueError(f"heads must divide channels {self.channels}, got {self.heads}")
+        return self
+
+
+PanopticConfig = QueryDecoderConfig

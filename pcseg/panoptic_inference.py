@@ -1,0 +1,247 @@
+"""From proposals to segments: a whole scene, cloud or image at once, and its panoptic scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pcseg import ops
+from pcseg.batch import IGNORE, PointBatch, offsets_of
+from pcseg.config import PanopticConfig
+from pcseg.datasets.row_source import RowSource
+from pcseg.datasets.scene_part import ScenePart
+from pcseg.errors import InputError
+from pcseg.images import image_batch
+from pcseg.metrics.instances import InstanceMatches, InstanceScores, average_precision, instance_matches
+from pcseg.metrics.panoptic import PanopticCounts, PanopticScores, Quality, panoptic_counts, panoptic_scores
+from pcseg.models.heads import Proposals, SegOutput
+from pcseg.predictor import PartSource, Predictor
+from pcseg.segments import Segments
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """Proposed things, each by itself; they may overlap. What average precision looks at."""
+
+    masks: np.ndarray  # (P, N) bool
+    classes: np.ndarray  # (P,) int64
+    scores: np.ndarray  # (P,) float
+
+
+@torch.no_grad()
+def merge_proposals(
+    proposals: Proposals,  # of one cloud: class_logits (1, Q, K + 1), mask_logits (n, Q)
+    is_thing: Sequence[bool],  # (K,)
+    *,
+    min_score: float,
+    min_overlap: float,
+) -> Segments:
+    """Every row goes to the proposal with the largest score times mask; what too little is left of is dropped.
+
+    Proposals of "nothing", and those whose score is below ``min_score``, take no part. A row outside the mask of its
+    proposal is void. Masks of one stuff class become one segment, whose score is the largest.
+
+    Source: Cheng et al. 2021, MaskFormer, section 3.4 (inference).
+    """
+    scores, classes = proposals.class_logits[0].float().softmax(1).max(1)
+    kept = torch.nonzero((classes < len(is_thing)) & (scores >= min_score))[:, 0]
+    ids = torch.full((len(proposals.mask_logits),), IGNORE, device=scores.device)
+    found_classes: list[int] = []
+    found_scores: list[float] = []
+    if len(kept) and len(ids):
+        masks = proposals.mask_logits[:, kept].float().sigmoid()
+        inside = masks >= 0.5
+        winner = (masks * scores[kept]).argmax(1)
+        stuff: dict[int, int] = {}
+        for number, (index, score) in enumerate(zip(classes[kept].tolist(), scores[kept].tolist(), strict=True)):
+            own = (winner == number) & inside[:, number]
+            whole, left = int(inside[:, number].sum()), int((winner == number).sum())
+            if not bool(own.any()) or left < min_overlap * whole:
+                continue
+            segment = len(found_classes) if is_thing[index] else stuff.setdefault(index, len(found_classes))
+            if segment == len(found_classes):
+                found_classes.append(index)
+                found_scores.append(score)
+            found_scores[segment] = max(found_scores[segment], score)
+            ids[own] = segment
+    return Segments(
+        ids=ids.cpu().numpy(),
+        classes=np.array(found_classes, np.int64),
+        crowd=np.zeros(len(found_classes), bool),
+        scores=np.array(found_scores),
+    )
+
+
+@torch.no_grad()
+def proposed_things(proposals: Proposals, is_thing: Sequence[bool]) -> Instances:
+    """The proposals whose likeliest class but "nothing" is a thing; score: its probability times the mask's mean."""
+    scores, classes = proposals.class_logits[0].float().softmax(1)[:, :-1].max(1)
+    things = torch.tensor(is_thing, device=classes.device)
+    masks = proposals.mask_logits.float().sigmoid()
+    inside = masks >= 0.5
+    kept = torch.nonzero(things[classes] & inside.any(0))[:, 0]
+    sure = (masks * inside).sum(0)[kept] / inside.sum(0)[kept]
+    return Instances(inside[:, kept].T.cpu().numpy(), classes[kept].cpu().numpy(), (scores[kept] * sure).cpu().numpy())
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPart:
+    """A scene as the network sees it, and which of its rows each of the scene's is."""
+
+    batch: PointBatch
+    row_of: np.ndarray  # (N,) int64
+
+
+def see_part(predictor: Predictor, part: ScenePart) -> SeenPart:
+    """A whole scene or image in one batch: instances do not end at the border of a tile. Memory goes by the scene."""
+    if predictor.on_grid:
+        height, width = part.scene.grid_shape[:2]  # pyright: ignore[reportOptionalSubscript]
+        feats = torch.from_numpy(np.ascontiguousarray(predictor.contract.feats(part.scene, None), np.float32))
+        batch = image_batch(feats.view(height, width, -1))
+        rows = np.arange(height * width) if part.chosen is None else part.chosen
+        return SeenPart(batch.to(predictor.device), rows)
+    source = PartSource(part, predictor.contract, part.coords)
+    coords = torch.from_numpy(np.array(source.coords, np.float32))
+    feats = torch.from_numpy(np.ascontiguousarray(source.feats(np.arange(part.num_points)), np.float32))
+    grid = ops.grid_subsample(coords, predictor.card.config.model.voxel_size)
+    voxels = ops.voxel_features(grid, coords, feats)
+    assert voxels.feats is not None
+    batch = PointBatch(coords=voxels.coords, feats=voxels.feats, offsets=offsets_of([len(voxels.coords)]))
+    return SeenPart(batch.to(predictor.device), grid.voxel_of_point.numpy())
+
+
+@torch.no_grad()
+def look(predictor: Predictor, batch: PointBatch) -> SegOutput:
+    """What the network makes of a batch, in evaluation mode."""
+    was_training = predictor.model.training
+    predictor.model.eval()
+    try:
+        return predictor.model(batch, predictor.model.levels(batch))  # pyright: ignore[reportCallIssue]
+    finally:
+        predictor.model.train(was_training)
+
+
+@torch.no_grad()
+def segment_part(predictor: Predictor, part: ScenePart) -> tuple[Segments, Instances]:
+    """The segments of every row of a scene, and its proposed things.
+
+    Raises:
+        InputError: the network has no panoptic branch.
+    """
+    branch = branch_of(predictor)
+    seen = see_part(predictor, part)
+    was_training = predictor.model.training
+    output = look(predictor, seen.batch)
+    predictor.model.eval()
+    try:
+        last = predictor.model.panoptic(seen.batch, output).last  # pyright: ignore[reportCallIssue]
+    finally:
+        predictor.model.train(was_training)
+    things = predictor.card.config.data.is_thing
+    merged = merge_proposals(last, things, min_score=branch.min_score, min_overlap=branch.min_overlap)
+    proposed = proposed_things(last, things)
+    return spread_segments(merged, seen.row_of), Instances(
+        proposed.masks[:, seen.row_of], proposed.classes, proposed.scores
+    )
+
+
+def branch_of(predictor: Predictor) -> PanopticConfig:
+    """Settings of the panoptic branch.
+
+    Raises:
+        InputError: there is none.
+    """
+    branch = predictor.card.config.panoptic
+    if branch is None:
+        raise InputError("the network names classes only; train one with `panoptic` in its config")
+    return branch
+
+
+def spread_segments(
+    segments: Segments,  # of n rows
+    row_of: np.ndarray,  # (N,) int64 in [0, n)
+) -> Segments:  # of N rows
+    return Segments(ids=segments.ids[row_of], classes=segments.classes, crowd=segments.crowd, scores=segments.scores)
+
+
+def true_segments(
+    scene: RowSource,
+    is_thing: Sequence[bool],
+    chosen: np.ndarray | None = None,  # (n,) int64; None: all rows
+) -> Segments:
+    """What a scene's labels and instances say, crowds included.
+
+    Raises:
+        InputError: no labels or no instances, or an instance of two classes.
+    """
+    labels, instances = scene.labels, scene.instances
+    if labels is None or instances is None:
+        raise InputError(f"{scene.path}: has no {'labels' if labels is None else 'instances'} to compare with")
+    rows = slice(None) if chosen is None else chosen
+    try:
+        return Segments.from_rows(np.asarray(labels)[rows], np.asarray(instances)[rows], is_thing)
+    except ValueError as error:
+        raise InputError(f"{scene.path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PanopticEvaluation:
+    """Panoptic scores on some scenes, every row of them."""
+
+    class_names: tuple[str, ...]
+    is_thing: tuple[bool, ...]
+    counts: PanopticCounts
+    matches: InstanceMatches | None  # None: segments without proposals, such as pseudo-labels
+
+    @property
+    def scores(self) -> PanopticScores:
+        return panoptic_scores(self.counts, self.is_thing)
+
+    @property
+    def instances(self) -> InstanceScores | None:
+        return None if self.matches is None else average_precision(self.matches)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; None for what does not occur."""
+        found, things = self.scores, self.instances
+        parts = {"overall": found.overall, "things": found.things, "stuff": found.stuff}
+        of_class = {name: _number(value) for name, value in zip(self.class_names, found.pq.tolist(), strict=True)}
+        result: dict[str, Any] = {name: _quality(value) for name, value in parts.items()} | {"pq": of_class}
+        if things is not None:
+            result |= {"ap": _number(things.ap), "ap50": _number(things.ap50), "ap75": _number(things.ap75)}
+        return result
+
+
+def evaluate_panoptic(
+    predictor: Predictor,
+    parts: Sequence[ScenePart],
+    *,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> PanopticEvaluation:
+    """Compare the network's segments with the truth, at every row.
+
+    Raises:
+        InputError: a scene without labels or instances, or a network without panoptic branch.
+    """
+    data = predictor.card.config.data
+    classes, things = len(data.class_names), data.is_thing
+    counts, matches = PanopticCounts.none(classes), InstanceMatches.none(classes)
+    for part in parts:
+        truth = true_segments(part.scene, things, part.chosen)
+        segments, proposed = segment_part(predictor, part)
+        counts += panoptic_counts(segments, truth, classes)
+        matches += instance_matches(proposed.masks, proposed.classes, proposed.scores, truth, things)
+        advance(part.num_points)
+    return PanopticEvaluation(class_names=data.class_names, is_thing=things, counts=counts, matches=matches)
+
+
+def _quality(value: Quality) -> dict[str, Any]:
+    return {"pq": _number(value.pq), "sq": _number(value.sq), "rq": _number(value.rq), "classes": value.num_classes}
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,404 @@
+"""From clicks to pseudo-masks: targets, distances by rule and learnt, labels that agree with the clicks."""
+
+import heapq
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from pcseg import losses
+from pcseg.batch import IGNORE, PointBatch, cat, offsets_of
+from pcseg.datasets.color import lab
+from pcseg.datasets.feature_contract import Channel, Feature, FeatureContract
+from pcseg.errors import InputError
+from pcseg.images import image_batch
+from pcseg.ops import GridEdges
+from pcseg.pseudo.alike import alike_edges, cloud_edges, collision_prior, looks_of, neighbor_lists
+from pcseg.pseudo.learnable_distance import LearnableDistance
+from pcseg.pseudo.panoptic_labels import panoptic_labels
+from pcseg.pseudo.rule_distance import path_cost, path_distance, straight_distance
+from pcseg.pseudo.targets import Targets, dilated, targets_of
+
+
+def cloud(count: int, seed: int = 0, *, labels=None, instances=None, channels: int = 5) -> PointBatch:
+    generator = torch.Generator().manual_seed(seed)
+    return PointBatch(
+        coords=torch.rand(count, 3, generator=generator),
+        feats=torch.randn(count, channels, generator=generator),
+        offsets=offsets_of([count]),
+        labels=None if labels is None else torch.tensor(labels),
+        instances=None if instances is None else torch.tensor(instances),
+    )
+
+
+def targets(of_row, classes, is_thing) -> Targets:
+    return Targets(classes=torch.tensor(classes), is_thing=torch.tensor(is_thing), of_row=torch.tensor(of_row))
+
+
+# Targets
+
+
+def test_targets_are_the_things_and_the_stuff_classes_of_each_cloud():
+    first = cloud(7, labels=[1, 1, 0, IGNORE, 2, 1, 0], instances=[8, 3, 5, 4, 3, IGNORE, IGNORE])
+    second = cloud(2, labels=[IGNORE, IGNORE], instances=[IGNORE, IGNORE])
+    found = targets_of(cat([first, second]), (False, True, True))
+    assert found[0].classes.tolist() == [0, 1, 1, 2] and found[0].is_thing.tolist() == [False, True, True, True]
+    # A stuff class is one target, whatever its instances; the thing without an instance (row 5) is a crowd.
+    assert found[0].of_row.tolist() == [2, 1, 0, IGNORE, 3, IGNORE, 0]
+    assert found[0].masks[:, 0].tolist() == [0, 0, 1, 0, 0, 0, 1] and found[0].masks[3].sum() == 0
+    assert len(found[1]) == 0 and found[1].of_row.tolist() == [IGNORE, IGNORE] and found[1].masks.shape == (2, 0)
+
+
+def test_targets_need_labels_and_instances():
+    with pytest.raises(ValueError, match="has no labels"):
+        targets_of(cloud(3), (True,))
+    with pytest.raises(ValueError, match="has no instances"):
+        targets_of(cloud(1, labels=[0]), (True,))
+    assert targets_of(cloud(1, labels=[0]), (False,))[0].of_row.tolist() == [0]
+
+
+def test_dilation_is_the_nearest_label_within_a_radius():
+    batch = cloud(300, 1)
+    of_row = torch.full((300,), IGNORE)
+    of_row[[5, 9, 200]] = torch.tensor([0, 1, 1])
+    before = targets(of_row.tolist(), [0, 1], [True, True])
+    found = dilated(batch.coords, before, 0.2).of_row
+    apart = torch.cdist(batch.coords, batch.coords[[5, 9, 200]])
+    expected = torch.where(apart.amin(1) <= 0.2, torch.tensor([0, 1, 1])[apart.argmin(1)], IGNORE)
+    assert torch.equal(found, expected) and (found >= 0).sum() > 10
+    assert dilated(batch.coords, before, 0.0) is before
+
+
+# The distance loss and the prior, by the values of the reference design
+
+
+def test_distance_loss_by_hand():
+    scores = torch.tensor([[np.log(3.0), 0.0]], dtype=torch.float32, requires_grad=True)
+    loss = losses.distance_loss(scores, torch.tensor([0]))
+    loss.backward()
+    torch.testing.assert_close(loss.item(), 0.287682, atol=1e-6, rtol=0)
+    torch.testing.assert_close(scores.grad, torch.tensor([[-0.25, 0.25]]))
+    near = scores.detach().softmax(1)[0]
+    torch.testing.assert_close(near, torch.tensor([0.75, 0.25]))
+    # D_own + sum over the others of max(0, 1 - D) / (G - 1), written out
+    wide = torch.tensor([[1.0, 0.0, -1.0], [0.2, 0.3, 0.4]])
+    away = 1 - wide.softmax(1)
+    expected = []
+    for row, own in ((0, 2), (1, 1)):
+        others = [max(0.0, 1 - float(away[row, h])) for h in range(3) if h != own]
+        expected.append(float(away[row, own]) + sum(others) / 2)
+    found = losses.distance_loss(wide, torch.tensor([2, 1]), "regression")
+    torch.testing.assert_close(float(found), float(np.mean(expected)))
+
+
+def test_distance_loss_of_nothing_and_of_one():
+    scores = torch.randn(4, 3, requires_grad=True)
+    nothing = losses.distance_loss(scores, torch.full((4,), IGNORE))
+    assert float(nothing) == 0 and nothing.requires_grad
+    assert float(losses.distance_loss(torch.randn(4, 1), torch.zeros(4, dtype=torch.long))) == 0
+    with pytest.raises(ValueError, match="must be in"):
+        losses.distance_loss(scores, torch.tensor([0, 3, 1, 1]))
+    with pytest.raises(ValueError, match="kind must be"):
+        losses.distance_loss(scores, torch.tensor([0, 0, 1, 1]), "l2")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [((0.9, 0.1), (0.1, 0.9), 1.714798), ((1, 0), (1, 0), 0), ((0.5, 0.5),) * 2 + (np.log(2),)],
+)
+def test_prior_by_hand(first, second, expected):
+    log_probs = torch.tensor([first, second], dtype=torch.float64).log()
+    edges = GridEdges(torch.tensor([[1], [2]]), torch.tensor([[1.0], [0.0]], dtype=torch.float64))
+    torch.testing.assert_close(float(collision_prior(log_probs, edges)), float(expected), atol=1e-5, rtol=0)
+    none = GridEdges(edges.neighbors, edges.edge_weight * 0)
+    assert float(collision_prior(log_probs.requires_grad_(), none)) == 0
+
+
+# Looks
+
+
+def test_lab_is_that_of_scikit_image():
+    color = pytest.importorskip("skimage.color")
+    rgb = np.random.default_rng(0).random((500, 3))
+    rgb[:3] = [[0, 0, 0], [1, 1, 1], [0.01, 0.02, 0.03]]
+    found = lab(torch.from_numpy(rgb)).numpy()
+    np.testing.assert_allclose(found, color.rgb2lab(rgb[None])[0], atol=2e-3)
+
+
+def test_a_window_lists_every_pair_once():
+    images = cat([image_batch(torch.zeros(5, 7, 1)), image_batch(torch.zeros(3, 4, 1))])
+    lists = neighbor_lists(images, k=1, window=3, step=2)
+    pairs = {(row, int(other)) for row, others in enumerate(lists) for other in others if other < images.num_rows}
+    expected = set()
+    for start, height, width in ((0, 5, 7), (35, 3, 4)):
+        places = list(itertools.product(range(height), range(width)))
+        for (y, x), (v, u) in itertools.combinations(places, 2):
+            if (y, x) != (v, u) and abs(y - v) in (0, 2) and abs(x - u) in (0, 2):
+                expected.add((start + y * width + x, start + v * width + u))
+    assert pairs == expected
+
+
+def color_contract() -> FeatureContract:
+    channels = tuple(Channel(name=name, low=0, high=1, mean=0.5, std=0.25) for name in ("r", "g", "b"))
+    other = (Channel(name="height", low=-9, high=9, mean=1.0, std=2.0),)
+    return FeatureContract(
+        features=(
+            Feature(name="color", transform="unit", channels=channels),
+            Feature(name="height", transform="none", channels=other),
+        )
+    )
+
+
+def test_pairs_are_tied_where_they_look_alike():
+    contract = color_contract()
+    rgb = torch.tensor([[0.5, 0.5, 0.5], [0.505, 0.5, 0.5], [0.9, 0.1, 0.1]])
+    height = torch.tensor([[1.0], [1.1], [1.1]])
+    batch = PointBatch(
+        coords=torch.arange(9.0).view(3, 3),
+        feats=torch.cat([(rgb - 0.5) / 0.25, (height - 1) / 2], 1),
+        offsets=offsets_of([3]),
+    )
+    lists = torch.tensor([[1, 2], [2, 0], [3, 0]])
+    looks = looks_of(contract, {"color": 1.0})
+    assert alike_edges(batch, looks, lists, min_likeness=0.3).edge_weight.tolist() == [[1, 0], [0, 1], [0, 0]]
+    # exp(-|d| / 2 / scale) with |d| = 0.1: alike at a scale of 1, not at 0.01
+    for scale, tied in ((1.0, 1), (0.01, 0)):
+        heights = looks_of(contract, {"height": scale})
+        assert alike_edges(batch, heights, lists, min_likeness=0.3).edge_weight[0].tolist() == [tied, tied]
+    assert alike_edges(batch, (), lists, min_likeness=0.3).edge_weight.tolist() == [[1, 1], [1, 1], [0, 1]]
+    with pytest.raises(InputError, match="reads no feature 'normals'; it reads color, height"):
+        looks_of(contract, {"normals": 1.0})
+    with pytest.raises(InputError, match="must be positive"):
+        looks_of(contract, {"color": 0.0})
+
+
+def test_lists_of_a_cloud_of_a_batch():
+    edges = GridEdges(torch.tensor([[1, 4], [0, 4], [3, 4], [2, 4]]), torch.arange(8.0).view(4, 2))
+    found = cloud_edges(edges, 2, 4)
+    assert found.neighbors.tolist() == [[1, 2], [0, 2]] and found.edge_weight.tolist() == [[4, 5], [6, 7]]
+
+
+# Rules
+
+
+def test_straight_distance_is_to_the_nearest_click():
+    batch = cloud(50, 2)
+    wanted = targets([0, 0, 1] + [IGNORE] * 47, [0, 1], [True, True])
+    found = straight_distance(batch.coords, wanted)
+    apart = (batch.coords[:, None] - batch.coords[:3]).norm(dim=2)
+    expected = torch.stack([apart[:, :2].amin(1), apart[:, 2]], 1)
+    torch.testing.assert_close(found, expected / expected.max())
+
+
+def test_paths_on_a_strip():
+    """A semantic jump between the third and the fourth of five cells: distances 0, 0, 0, 2, 2."""
+    probs = torch.tensor([[1.0, 0]] * 3 + [[0, 1.0]] * 2)
+    lists = torch.tensor([[1, 5], [0, 2], [1, 3], [2, 4], [3, 5]])
+    cost = path_cost(lists, probs, torch.zeros(5), torch.ones(5, 1))
+    found = path_distance(lists, cost, targets([0] + [IGNORE] * 4, [0], [True]))
+    torch.testing.assert_close((1 - found)[:, 0], torch.tensor([1.0, 1, 1, 0, 0]), atol=1e-6, rtol=0)
+
+
+def test_path_cost_enters_the_edge_and_paths_are_the_cheapest():
+    batch = cloud(120, 3)
+    lists = neighbor_lists(batch, k=5, window=3, step=1)
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.rand(120, 3, generator=generator).softmax(1)
+    contrast, embedding = torch.rand(120, generator=generator), torch.randn(120, 4, generator=generator)
+    cost = path_cost(lists, probs, contrast, embedding, edge_weight=0.3, embedding_weight=0.2)
+    unit = embedding / embedding.norm(dim=1, keepdim=True)
+    for row, place in ((0, 0), (7, 3), (55, 4)):
+        other = int(lists[row, place])
+        expected = float((probs[row] - probs[other]).abs().sum() + 0.3 * contrast[other])
+        expected += 0.2 * max(0.0, float(1 - unit[row] @ unit[other]))
+        assert float(cost[row, place]) == pytest.approx(expected, rel=1e-5)
+    wanted = targets([0, 1, 1] + [IGNORE] * 117, [0, 1], [True, True])
+    found = path_distance(lists, cost, wanted)
+    reference = torch.tensor([shortest(lists, cost, starts) for starts in ([0], [1, 2])]).T
+    reachable = torch.isfinite(reference)
+    expected = torch.where(reachable, reference / reference[reachable].max(), 1.0)
+    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=0)
+
+
+def shortest(lists, cost, starts) -> list[float]:
+    """Dijkstra with a heap, as a second opinion."""
+    best = [float("inf")] * len(lists)
+    heap = [(0.0, start) for start in starts]
+    while heap:
+        so_far, row = heapq.heappop(heap)
+        if so_far >= best[row]:
+            continue
+        best[row] = so_far
+        for other, step in zip(lists[row].tolist(), cost[row].tolist(), strict=True):
+            if other < len(lists):
+                heapq.heappush(heap, (so_far + step, other))
+    return best
+
+
+# The learnable distance
+
+
+def branch(**settings) -> LearnableDistance:
+    torch.manual_seed(0)
+    return LearnableDistance(5, dim=3, width=16, heads=2, **settings)
+
+
+def even(batch: PointBatch) -> torch.Tensor:
+    """Class probabilities of a network that knows nothing."""
+    return torch.full((batch.num_rows, 2), 0.5)
+
+
+def two_clouds() -> tuple[PointBatch, list[Targets]]:
+    labels = [1, 1, 0, 1] + [IGNORE] * 36
+    batch = cat([cloud(40, 1, labels=labels, instances=[4, 2, -1, 9] + [IGNORE] * 36),
+                 cloud(30, 2, labels=labels[:30], instances=[1, 2, -1, 2] + [IGNORE] * 26)])  # fmt: skip
+    return batch, targets_of(batch, (False, True))
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_rounds_of_scores(rounds):
+    batch, wanted = two_clouds()
+    found = branch(rounds=rounds)(batch, batch.feats, even(batch), wanted)
+    assert len(found) == rounds + 1
+    assert [[tuple(s.shape) for s in scores] for scores in found] == [[(40, 4), (30, 3)]] * (rounds + 1)
+
+
+def test_targets_in_another_order_are_columns_in_another_order():
+    batch, wanted = two_clouds()
+    order = torch.tensor([2, 0, 3, 1])
+    first = wanted[0]
+    place = torch.argsort(order)
+    of_row = torch.where(first.of_row >= 0, place[first.of_row.clamp(min=0)], IGNORE)
+    other = Targets(classes=first.classes[order], is_thing=first.is_thing[order], of_row=of_row)
+    net = branch()
+    before = net(batch, batch.feats, even(batch), wanted)[-1][0]
+    after = net(batch, batch.feats, even(batch), [other, wanted[1]])[-1][0]
+    torch.testing.assert_close(after, before[:, order])
+
+
+def test_without_gradient_chunks_say_the_same(monkeypatch):
+    batch, wanted = two_clouds()
+    net = branch()
+    expected = [scores.softmax(1) for scores in net(batch, batch.feats, even(batch), wanted)[-1]]
+    monkeypatch.setattr("pcseg.pseudo.learnable_distance._CHUNK", 7)
+    for found, there in zip(net.nearness(batch, batch.feats, even(batch), wanted), expected, strict=True):
+        torch.testing.assert_close(found, there, atol=1e-5, rtol=1e-4)
+
+
+def test_clouds_do_not_see_each_other():
+    batch, wanted = two_clouds()
+    net = branch()
+    alone = PointBatch(coords=batch.coords[40:], feats=batch.feats[40:], offsets=offsets_of([30]))
+    torch.testing.assert_close(
+        net(alone, alone.feats, even(alone), wanted[1:])[-1][0],
+        net(batch, batch.feats, even(batch), wanted)[-1][1],
+        atol=1e-5,
+        rtol=1e-4,
+    )
+
+
+def test_a_place_moves_to_the_middle_of_its_target_and_stuff_has_none():
+    """Two groups of rows, each clicked at its rim: after a round the anchors lie in the groups."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.rand(40, 3, generator=generator) * 0.2 + torch.tensor([[0.0, 0, 0], [2.0, 0, 0]]).repeat_interleave(
+        20, 0
+    )
+    batch = PointBatch(coords=groups, feats=torch.zeros(40, 5), offsets=offsets_of([40]))
+    wanted = targets([0] + [IGNORE] * 19 + [1] + [IGNORE] * 19, [1, 1], [True, True])
+    net = branch(rounds=1, enhance=False)
+    (cloud,) = net._clouds(batch, batch.feats, even(batch), [wanted])
+    first = net._first(cloud)
+    moved = net._improved(first, *net._gathered(first, cloud))
+    middles = torch.stack([cloud.places[:20].mean(0), cloud.places[20:].mean(0)])
+    torch.testing.assert_close(moved.places, middles, atol=1e-3, rtol=1e-3)
+    stuff = Targets(classes=wanted.classes, is_thing=torch.tensor([True, False]), of_row=wanted.of_row)
+    scores = net._scores(first, net._rows(cloud)[1], cloud._replace(targets=stuff))
+    same = net._scores(first, net._rows(cloud)[1], cloud)
+    assert torch.equal(scores[:, 0], same[:, 0]) and (scores[:20, 1] > same[:20, 1]).all()
+
+
+def test_switches_leave_their_part_out():
+    batch, wanted = two_clouds()
+    same = branch(aggregate=False, enhance=False, rounds=2)(batch, batch.feats, even(batch), wanted)
+    torch.testing.assert_close(same[2][0], same[0][0])
+    for settings in ({"aggregate": False}, {"enhance": False}):
+        changed = branch(rounds=1, **settings)(batch, batch.feats, even(batch), wanted)
+        assert not torch.allclose(changed[1][0], changed[0][0])
+    learnt = branch(query_init="learned", rounds=0)
+    scores = learnt(batch, batch.feats, even(batch), wanted)[0][0]
+    hidden = [Targets(classes=t.classes, is_thing=t.is_thing, of_row=torch.full_like(t.of_row, IGNORE)) for t in wanted]
+    torch.testing.assert_close(learnt(batch, batch.feats, even(batch), hidden)[0][0], scores)
+    with pytest.raises(ValueError, match="heads must divide"):
+        LearnableDistance(5, dim=3, width=10, heads=4)
+
+
+def test_a_labelled_row_comes_nearer_to_its_own_target():
+    batch, wanted = two_clouds()
+    net = branch()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+
+    def own() -> torch.Tensor:
+        near = net.nearness(batch, batch.feats, even(batch), wanted)[0]
+        return near[torch.arange(4), wanted[0].of_row[:4]]
+
+    before = own()
+    for _ in range(60):
+        rounds = net(batch, batch.feats, even(batch), wanted)
+        loss = torch.stack([losses.distance_loss(s[0], wanted[0].of_row) for s in rounds]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (own() > before).all() and (own() > 0.9).all()
+
+
+def test_no_target_and_one():
+    batch = cat([cloud(10, 0, labels=[0] + [IGNORE] * 9), cloud(4, 1, labels=[IGNORE] * 4)])
+    wanted = targets_of(batch, (False, False))
+    net = branch()
+    scores = net(batch, batch.feats, even(batch), wanted)[-1]
+    assert [tuple(s.shape) for s in scores] == [(10, 1), (4, 0)]
+    near = net.nearness(batch, batch.feats, even(batch), wanted)
+    torch.testing.assert_close(near[0], torch.ones(10, 1))
+
+
+# Pseudo-labels
+
+
+def test_pseudo_labels_by_hand():
+    wanted = targets([0, IGNORE, 1, IGNORE, IGNORE, 2, IGNORE], [0, 1, 1], [False, True, True])
+    probs = torch.tensor(
+        [[0.1, 0.9, 0], [0.9, 0.1, 0], [0.9, 0.1, 0], [0.2, 0.8, 0], [0.2, 0.8, 0], [0, 1, 0], [0.1, 0.2, 0.7]]
+    )
+    near = torch.tensor([[0, 1.0, 0]] * 4 + [[0, 0.3, 0.7]] * 3)
+    # Clicks win over what the network says (rows 0 and 2); class 2 has no target (row 6).
+    assert panoptic_labels(near, probs, wanted, presence=False).tolist() == [0, 0, 1, 1, 2, 2, IGNORE]
+    # Where all classes are known to be here, row 6 is a thing after all: 0.2 / 0.3 of it.
+    assert panoptic_labels(near, probs, wanted).tolist() == [0, 0, 1, 1, 2, 2, 2]
+    sure = panoptic_labels(near, probs, wanted, min_confidence=0.85)
+    assert sure.tolist() == [0, 0, 1, IGNORE, IGNORE, 2, IGNORE]
+    nothing = targets([IGNORE] * 7, [], [])
+    empty = Targets(
+        classes=torch.zeros(0, dtype=torch.long), is_thing=torch.zeros(0, dtype=torch.bool), of_row=nothing.of_row
+    )
+    assert panoptic_labels(torch.zeros(7, 0), probs, empty).tolist() == [IGNORE] * 7
+
+
+def test_pseudo_labels_agree_with_every_click():
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(20):
+        of_row = torch.randint(-1, 6, (200,), generator=generator)
+        of_row[:6] = torch.arange(6)
+        classes = torch.tensor([0, 1, 2, 2, 2, 3])
+        wanted = Targets(classes=classes, is_thing=classes >= 2, of_row=of_row)
+        near = torch.rand(200, 6, generator=generator).softmax(1)
+        probs = torch.rand(200, 5, generator=generator).softmax(1)
+        found = panoptic_labels(near, probs, wanted, min_confidence=0.0)
+        clicked = of_row >= 0
+        assert torch.equal(found[clicked], of_row[clicked])
+        free = ~clicked
+        score = near * probs[:, classes]
+        things = torch.tensor([2, 3, 4, 5])
+        here = probs[:, :4].argmax(1)
+        expected = torch.where(here >= 2, things[score[:, things].argmax(1)], here)
+        assert torch.equal(found[free], expected[free])
