@@ -8,7 +8,7 @@ from pcseg.config_file import load_config
 
 def config() -> TrainConfig:
     base = load_config(Path(__file__).with_name("kpconv_panoptic.py"))
-    data = base.data.model_copy(update={"weak_labels": Path("data/weak/tabletop_clicks_seed0.npz")})
+    data = base.data.model_copy(update={"weak_labels": Path("data/weak/tabletop_clicks.npz")})
     return base.model_copy(
         update={"name": "tabletop_kpconv_point_panoptic", "data": data, "method": PointPanopticConfig()}
     )
