@@ -1,11 +1,16 @@
-"""Speed of preparation: text of an S3DIS room beside numpy and pandas, workers beside one, memory of a large block.
+"""Speed of preparation: text of an S3DIS room and a LAZ tile beside other readers, workers beside one, memory.
 
-python -m benchmarks.prepare [--points 1000000] [--block 40000000]
+python -m benchmarks.prepare [text laz workers memory]
+
+Readers take turns, on the cores that the process may use. Processor seconds are those of all its threads: they tell how
+fast one thread is on a machine that does other work too.
 """
 
 from __future__ import annotations
 
+import functools
 import io
+import json
 import os
 import subprocess
 import sys
@@ -14,25 +19,36 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import laspy
 import numpy as np
 import tyro
 
 from benchmarks.case import optional
+from benchmarks.memory import tile_scan
+from benchmarks.ops import commit, processor
+from pcseg.io import scan
 from pcseg.io.text_columns import parse_columns
 
-REPEATS = 5
+REPEATS = 9
 ROOMS = 8
+RESULT = Path("benchmarks/results/prepare.json")
+Part = Literal["text", "laz", "workers", "memory"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Time preparation on made-up data."""
+    """Time preparation."""
 
+    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("text", "laz", "workers", "memory")
+    """What is measured."""
     points: int = 1_000_000
-    """Lines of the text."""
+    """Points of a room."""
     block: int = 40_000_000
-    """Points of the block whose memory is measured; 0: not measured."""
+    """Points of the block whose memory is measured."""
+    tile: Path = Path("samples/ahn3_delft/crop_1.laz")
+    """The tile that is read; copies of it, side by side, make a larger one."""
 
 
 def room_text(count: int, seed: int = 0) -> bytes:
@@ -43,23 +59,47 @@ def room_text(count: int, seed: int = 0) -> bytes:
     return "".join(f"{x:.3f} {y:.3f} {z:.3f} {r} {g} {b}\n" for (x, y, z), (r, g, b) in rows).encode()
 
 
-def best(call: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Seconds of the median of several calls."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+def in_turn(contenders: dict[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
+    """Medians of seconds by the clock and of processor seconds; a first turn is not counted.
+
+    Each turn begins with another one: what frees much memory makes the next one slower.
+    """
+    clock: dict[str, list[float]] = {name: [] for name in contenders}
+    work: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for turn in range(REPEATS + 1):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            call = contenders[name]
+            start, used = time.perf_counter(), time.process_time()
+            result = call()
+            if turn:
+                clock[name].append(time.perf_counter() - start)
+                work[name].append(time.process_time() - used)
+            del result
+    median = {"seconds": clock, "processor_seconds": work}
+    return {n: {key: round(float(np.median(times[n])), 4) for key, times in median.items()} for n in contenders}
 
 
-def parsing(count: int) -> None:
+def told(title: str, count: int, times: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Print and return what was measured; the first contender is ours."""
+    ours = next(iter(times.values()))
+    print(title)
+    for name, took in times.items():
+        work = took["processor_seconds"]
+        print(
+            f"  {name}: {took['seconds']:.3f} s, processor {work:.3f} s, {count / work / 1e6:.1f} M points/s, "
+            f"{work / ours['processor_seconds']:.2f} x ours"
+        )
+    return {"points": count, "readers": times}
+
+
+def text(options: Options) -> dict[str, Any]:
     pandas = optional("pandas")
-    data = room_text(count)
+    data = room_text(options.points)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "room.txt"
         file.write_bytes(data)
-        contenders = {
+        contenders: dict[str, Callable[[], object]] = {
             "pcseg, one thread": lambda: parse_columns(file.read_bytes(), str(file), num_columns=6),
             "pcseg, all cores": lambda: parse_columns(file.read_bytes(), str(file), num_columns=6, threads=True),
             "numpy.loadtxt": lambda: np.loadtxt(file),
@@ -70,73 +110,87 @@ def parsing(count: int) -> None:
             ).to_numpy()
         table = parse_columns(data, "room", num_columns=6)
         assert np.array_equal(np.stack(table.columns, 1), np.loadtxt(io.BytesIO(data)))
-        times = {name: best(call) for name, call in contenders.items()}
-    print(f"text of {count:,} points, {len(data) / 2**20:.0f} MiB, median of {REPEATS}")
-    ours = times["pcseg, one thread"]
-    for name, seconds in times.items():
-        print(f"  {name}: {seconds:.3f} s, {count / seconds / 1e6:.2f} M points/s, {seconds / ours:.2f} x ours")
+        times = in_turn(contenders)
+    return told(f"text of {options.points:,} points, {len(data) / 2**20:.0f} MiB", options.points, times)
 
 
-def command(arguments: list[str]) -> float:
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", *arguments], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+def laz(options: Options) -> dict[str, Any]:
+    """A tile of several million points, all coordinates and attributes as arrays."""
+
+    def ours(file: Path) -> int:
+        return sum(len(chunk) for chunk in scan.read_chunks(file))
+
+    def theirs(file: Path, backend: laspy.LazBackend) -> int:
+        tile = laspy.read(file, laz_backend=backend)
+        names = [name for name in tile.point_format.dimension_names if name not in ("X", "Y", "Z")]
+        return len(tile.xyz) + sum(np.asarray(tile[name]).ndim for name in names)
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tile.laz"
+        count = tile_scan(options.tile, file, 4 * options.points)
+        contenders: dict[str, Callable[[], object]] = {"pcseg": functools.partial(ours, file)}
+        for backend in laspy.LazBackend.detect_available():
+            contenders[f"laspy, {backend.name}"] = functools.partial(theirs, file, backend)
+        times = in_turn(contenders)
+        return told(f"LAZ of {count:,} points, {file.stat().st_size / 2**20:.0f} MiB", count, times)
 
 
-def workers(count: int) -> None:
-    """Rooms of ``count`` points each."""
+def workers(options: Options) -> dict[str, Any]:
+    """Rooms of so many points each, by one and by two processes, each run twice."""
+    took: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         for room in range(1, ROOMS + 1):
             target = Path(folder) / f"raw/Area_1/office_{room}/Annotations"
             target.mkdir(parents=True)
-            (target / "clutter_1.txt").write_bytes(room_text(count, room))
-        took = {}
-        for number in (1, 2):
-            out = f"{folder}/out{number}"
-            took[number] = command(
-                ["data_prep.s3dis", "--raw", f"{folder}/raw", "--out", out, "--workers", str(number), "--quiet"]
-            )
-    print(
-        f"{ROOMS} rooms of {count:,} points: one worker {took[1]:.1f} s, two {took[2]:.1f} s, "
-        f"{took[1] / took[2]:.2f} times as fast, on {os.cpu_count()} cores"
-    )
+            (target / "clutter_1.txt").write_bytes(room_text(options.points, room))
+        command = [sys.executable, "-m", "data_prep.s3dis", "--raw", f"{folder}/raw", "--quiet"]
+        for turn in range(2):
+            for number, times in took.items():
+                start = time.perf_counter()
+                arguments = ["--out", f"{folder}/out{turn}{number}", "--workers", str(number)]
+                subprocess.run([*command, *arguments], check=True, stdout=subprocess.DEVNULL)
+                times.append(round(time.perf_counter() - start, 2))
+    one, two = min(took[1]), min(took[2])
+    print(f"{ROOMS} rooms of {options.points:,} points: one worker {one:.1f} s, two {two:.1f} s, {one / two:.2f} times")
+    return {"rooms": ROOMS, "points": options.points, "seconds": {str(k): v for k, v in took.items()}}
 
 
-def memory(count: int) -> None:
-    """A SensatUrban block of ``count`` points."""
+def memory(options: Options) -> dict[str, Any]:
+    """A SensatUrban block, its 0.2 m voxels counted."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "raw/birmingham_block_0.ply"
         file.parent.mkdir()
         fields = [(axis, "<f4") for axis in "xyz"] + [(name, "u1") for name in ("red", "green", "blue", "class")]
-        head = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
+        head = ["ply", "format binary_little_endian 1.0", f"element vertex {options.block}"]
         head += [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in fields]
         rng = np.random.default_rng(0)
         with file.open("wb") as out:
             out.write(("\n".join([*head, "end_header"]) + "\n").encode())
-            for start in range(0, count, 1_000_000):
-                part = np.zeros(min(1_000_000, count - start), np.dtype(fields))
+            for start in range(0, options.block, 1_000_000):
+                part = np.zeros(min(1_000_000, options.block - start), np.dtype(fields))
                 for axis, width in zip("xyz", (400, 400, 30), strict=True):
                     part[axis] = rng.random(len(part)) * width
                 part["red"], part["class"] = rng.integers(0, 256, len(part)), rng.integers(0, 13, len(part))
                 out.write(part.data)
-        program = (
-            "import resource, sys; from pathlib import Path; from data_prep.sensaturban import main; "
-            "main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        )
+        command = [sys.executable, "-m", "data_prep.sensaturban", "--raw", f"{folder}/raw", "--out", f"{folder}/out"]
         start = time.perf_counter()
-        arguments = ["--raw", f"{folder}/raw", "--out", f"{folder}/out", "--quiet"]
-        done = subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True, text=True)
-        seconds, peak = time.perf_counter() - start, int(done.stdout.split()[-1]) / 2**20
-    print(f"block of {count:,} points, 0.2 m voxels counted: {seconds:.0f} s, peak {peak:.2f} GiB")
+        process = subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if os.waitstatus_to_exitcode(status):
+            sys.exit("data_prep.sensaturban failed")
+        seconds, peak = time.perf_counter() - start, usage.ru_maxrss / 2**20
+    print(f"block of {options.block:,} points: {seconds:.0f} s, peak {peak:.2f} GiB")
+    return {"points": options.block, "seconds": round(seconds, 1), "peak_gib": round(peak, 2)}
 
 
-def main() -> None:
-    options = tyro.cli(Options, prog="python -m benchmarks.prepare", description=Options.__doc__)
-    parsing(options.points)
-    workers(options.points)
-    if options.block:
-        memory(options.block)
+def main(options: Options) -> None:
+    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    machine = {"machine": processor(), "cores": len(os.sched_getaffinity(0)), "commit": commit()}
+    for part, measure in {"text": text, "laz": laz, "workers": workers, "memory": memory}.items():
+        if part in options.parts:
+            results[part] = measure(options) | machine
+            RESULT.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options, prog="python -m benchmarks.prepare", description=__doc__))

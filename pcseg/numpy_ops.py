@@ -1,7 +1,7 @@
-"""Searches and subsampling on NumPy arrays: the kernels of ``pcseg.ops`` without torch, for workers that prepare data.
+"""Searches, subsampling and text on NumPy arrays: kernels without torch, for workers that prepare data.
 
 The compiled module is bound to one Python version and so may be missing where the rest of pcseg works; ``available()``
-tells. Results are bit for bit those of ``pcseg.ops``. Other threads of Python run during a call.
+tells. What ``pcseg.ops`` has too gives bit for bit the same. Other threads of Python run during a call.
 """
 
 from __future__ import annotations
@@ -104,6 +104,32 @@ def grid_subsample(
         raise ValueError(f"{op}: voxel_size must be positive and finite, got {voxel_size}")
     offsets = _offsets(op, "offsets", offsets, coords)
     return VoxelGrid(*_kernels().grid_subsample(coords, voxel_size, offsets, _threads(op, threads)))
+
+
+def text_numbers(
+    text: bytes,
+    num_columns: int,
+    *,
+    delimiter: str = " ",
+    threads: int | None = None,  # None: one a processor
+) -> NDArray[np.float64] | None:  # (num_columns, N)
+    """Lines of ``num_columns`` numbers as columns; None where a line is something else.
+
+    Each number has the value of Python's ``float()``, bit for bit. A line ends with a newline, a carriage return before
+    it or not; blanks and tabs around numbers do not count, and empty lines are left out.
+
+    Args:
+        delimiter: one character; a blank or a tab stands for any run of both.
+
+    Raises:
+        ValueError: a number of columns or threads below 1; a delimiter that is part of numbers or of line ends.
+        ImportError: the compiled module is missing for this Python.
+    """
+    op = "text_numbers"
+    _check_count(op, "num_columns", num_columns)
+    if len(delimiter) != 1 or not delimiter.isascii() or delimiter.isalnum() or delimiter in "+-.\r\n\0":
+        raise ValueError(f"{op}: delimiter must be one character that no number has, got {delimiter!r}")
+    return _kernels().text_numbers(text, num_columns, delimiter, _threads(op, threads))
 
 
 def _kernels() -> ModuleType:

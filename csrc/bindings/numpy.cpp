@@ -13,6 +13,7 @@
 #include "../kernels/grid_subsample.h"
 #include "../kernels/isa.h"
 #include "../kernels/neighbor_search.h"
+#include "../kernels/text_numbers.h"
 
 namespace py = pybind11;
 
@@ -160,6 +161,34 @@ py::tuple grid_subsample(const Coords<T>& coords, double voxel_size, const Offse
   return py::make_tuple(voxel_of_point, order, point_offsets, voxel_offsets);
 }
 
+// (num_columns, rows) float64; None where a line is something else.
+py::object text_numbers(const py::buffer& text, int64_t num_columns, char delimiter, int threads) {
+  constexpr auto op = "text_numbers";
+  const py::buffer_info info = text.request();
+  expect(info.ndim == 1 && info.itemsize == 1 && info.strides[0] == 1, op, "text must be bytes");
+  expect(num_columns >= 1 && threads >= 1, op, "at least one column and one thread");
+  const char* const begin = static_cast<const char*>(info.ptr);
+  std::vector<TextPart> parts;
+  {
+    const py::gil_scoped_release released;
+    parts = run_split_lines(begin, info.size, own_threads(threads));
+  }
+  const int64_t capacity = parts.back().first_line;
+  py::array_t<double> columns({num_columns, capacity});
+  const TextNumbers a{.text = begin,
+                      .num_columns = num_columns,
+                      .delimiter = delimiter,
+                      .columns = columns.mutable_data(),
+                      .capacity = capacity};
+  int64_t rows;
+  {
+    const py::gil_scoped_release released;
+    rows = run_text_numbers(a, parts, own_threads(threads));
+  }
+  if (rows < 0) return py::none();
+  return columns[py::make_tuple(py::ellipsis(), py::slice(0, rows, 1))];
+}
+
 template <class T>
 void define(py::module_& m) {
   // No conversions: an array of another dtype or layout would be copied without a word.
@@ -179,4 +208,6 @@ PYBIND11_MODULE(_numpy, m) {
   m.doc() = "pcseg's kernels on NumPy arrays; use pcseg.numpy_ops.";
   pcseg::bindings::define<float>(m);
   pcseg::bindings::define<double>(m);
+  m.def("text_numbers", &pcseg::bindings::text_numbers, py::arg("text"), py::arg("num_columns"), py::arg("delimiter"),
+        py::arg("threads"));
 }
