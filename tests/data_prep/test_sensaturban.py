@@ -1,5 +1,7 @@
 """SensatUrban as it is released: what scenes hold, and what is skipped by name."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -118,6 +120,23 @@ def test_voxels_are_counted_in_parts():
     assert count_voxels([], 0.2).num_voxels == 0
     with pytest.raises(ValueError, match="from the origin"):
         count_voxels([np.full((1, 3), 1e9, np.float32)], 0.2)
+    with pytest.raises(ValueError, match="from the origin"):
+        count_voxels([np.full((1, 3), -1e30, np.float32)], 0.2)
+
+
+def test_counting_voxels_needs_little_more_than_the_voxels():
+    """Points that share no voxel are the worst there is: 12 bytes each, and half as much waiting to be merged."""
+
+    def parts():
+        rng = np.random.default_rng(0)
+        for _ in range(30):
+            yield rng.random((200_000, 3), np.float32) * np.float32(2000)
+
+    tracemalloc.start()
+    found = count_voxels(parts(), 0.2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.num_voxels > 5_900_000 and peak < 34 * found.num_voxels
 
 
 @pytest.mark.parametrize("network", ["kpconv", "point_transformer"])
