@@ -17,12 +17,12 @@ import numpy as np
 import tyro
 
 from data_prep.release import Release, ReleaseOptions, SceneJob, refuse_codes, run_release
-from pcseg.batch import IGNORE
 from pcseg.datasets.prepare import ScenePlan, keep_or_write_scene
 from pcseg.datasets.scene_folder import Scene
 from pcseg.datasets.tabletop import LABEL_MAP, SPLITS
 from pcseg.datasets.upright import upright
 from pcseg.errors import InputError, run_command
+from pcseg.ignore import IGNORE
 from pcseg.io.atomic import replacing
 from pcseg.io.raw_tree import RawTree
 from pcseg.io.scan import ScanChunk

@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-IGNORE = -1
-"""No supervision here: unannotated, or void in the data set."""
+from pcseg.ignore import IGNORE as IGNORE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from pcseg.batch import IGNORE
 from pcseg.errors import InputError
+from pcseg.ignore import IGNORE
 
 IGNORED = "ignore"
 """The name that stands for no class at all."""

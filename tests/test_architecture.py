@@ -31,7 +31,7 @@ GROUPS = (
     {"config", "config_file", "checkpoint"},
     {"label_map", "pyramid", "images", "segments", "io"},
     {"ops", "numpy_ops"},
-    {"batch", "errors"},
+    {"batch", "errors", "ignore"},
 )  # fmt: skip
 RANK = {name: rank for rank, group in enumerate(GROUPS) for name in group}
 
@@ -136,3 +136,11 @@ def test_nothing_is_imported_before_it_is_needed():
     program = f"import sys, pcseg; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["las", "pandaset", "s3dis", "scannet", "semantickitti", "sensaturban", "tabletop"])
+def test_preparing_scans_needs_no_torch(name):
+    """Every worker process would spend more than a second on importing it."""
+    program = f"import sys, data_prep.{name}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

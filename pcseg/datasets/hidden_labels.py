@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pcseg.batch import IGNORE
 from pcseg.datasets.row_source import RowSource
 from pcseg.datasets.scene_folder import INSTANCES
+from pcseg.ignore import IGNORE
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pcseg.batch import IGNORE
 from pcseg.datasets.array_cache import ArrayCache
 from pcseg.datasets.paired_files import class_indices, grid_coords, pairs_of
 from pcseg.errors import InputError
+from pcseg.ignore import IGNORE
 from pcseg.io.images import SUFFIXES, Color, read_image, read_mask, read_size
 from pcseg.io.object_masks import read_objects
 from pcseg.label_map import IGNORED

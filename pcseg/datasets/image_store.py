@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pcseg.batch import IGNORE
 from pcseg.datasets.paired_files import class_indices
 from pcseg.errors import InputError
+from pcseg.ignore import IGNORE
 from pcseg.io.atomic import replacing
 from pcseg.io.digest import sha256_of
 from pcseg.io.images import read_mask, read_size

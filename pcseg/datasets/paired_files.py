@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pcseg.batch import IGNORE
 from pcseg.datasets.splits import expanded
 from pcseg.errors import InputError
+from pcseg.ignore import IGNORE
 
 
 def pairs_of(

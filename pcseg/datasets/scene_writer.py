@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pcseg.datasets.ground import extent
 from pcseg.datasets.scene_folder import ColumnInfo, SceneInfo, Source, plain_name
 from pcseg.errors import InputError
 from pcseg.io.npy import NpyWriter, read_npy_chunks
@@ -58,15 +59,16 @@ class SceneWriter:
             OSError: the disk is full.
         """
         self.num_seen = chunk.start + len(chunk)
-        finite = np.isfinite(chunk.coords).all(axis=1)
         keep: Any = slice(None)
+        finite = np.isfinite(chunk.coords)
         if not finite.all():
+            finite = finite.all(axis=1)
             self.dropped.append(np.flatnonzero(~finite) + chunk.start)
             keep = finite
         coords = chunk.coords[keep]
         if len(coords) == 0:
             return
-        low, high = coords.min(axis=0), coords.max(axis=0)
+        low, high = extent(coords)
         if self.origin is None:
             # The middle of the first points, rounded: float32 keeps millimetres for kilometres around. A median, since
             # one stray point must not cost all others their precision.
@@ -74,7 +76,7 @@ class SceneWriter:
         self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
         if (self.high - self.low).max() > _WIDEST:
             far = np.abs(chunk.coords - self.origin).max(axis=1)
-            row = chunk.start + int(np.where(finite, far, 0).argmax())
+            row = chunk.start + int(np.where(np.isfinite(far), far, 0).argmax())
             raise InputError(
                 f"{self.where}: point {row} lies more than {_WIDEST:.0f} m from the others; remove stray points"
             )

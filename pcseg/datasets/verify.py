@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pcseg.batch import IGNORE
 from pcseg.datasets.scene_folder import Scene
 from pcseg.errors import InputError
+from pcseg.ignore import IGNORE
 from pcseg.io.digest import sha256_of
 from pcseg.io.npy import read_npy_chunks
 from pcseg.io.scan import CHUNK_SIZE

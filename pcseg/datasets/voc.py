@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pcseg.batch import IGNORE
+from pcseg.ignore import IGNORE
 
 CLASS_NAMES = (
     "background",

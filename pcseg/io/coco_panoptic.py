@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pcseg.batch import IGNORE
 from pcseg.errors import InputError
+from pcseg.ignore import IGNORE
 from pcseg.io.atomic import replacing, replacing_folder
 from pcseg.io.images import read_image
 from pcseg.segments import Segments

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pcseg.batch import IGNORE
 from pcseg.errors import InputError
+from pcseg.ignore import IGNORE
 from pcseg.io.images import read_mask
 
 
