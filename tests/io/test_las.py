@@ -9,6 +9,7 @@ import pytest
 
 from pcseg.errors import InputError
 from pcseg.io.scan import read_chunks, read_header, write_predictions
+from tests.io.copc import write_copc
 from tests.io.scans import SAMPLES, file_size_limit, full_disk, left_behind, small_las
 
 WKT = 'PROJCS["Amersfoort / RD New",AUTHORITY["EPSG","28992"]]'
@@ -87,6 +88,38 @@ def test_evlrs_are_kept_and_an_index_of_the_old_file_is_not(tmp_path):
     with laspy.open(tmp_path / "b.laz") as reader:
         assert [(v.user_id, v.record_data_bytes()) for v in reader.evlrs or []] == [("someone", b"payload")]
         assert all(v.user_id != "copc" for v in reader.header.vlrs)
+
+
+def test_copc_is_read_through_and_its_copy_is_plain_laz(tmp_path):
+    """The file is COPC to laspy's own reader of it, which finds the nodes by the hierarchy."""
+    source, copc, target = tmp_path / "a.laz", tmp_path / "a.copc.laz", tmp_path / "b.laz"
+    small_las(source, 3000, point_format=7)
+    write_copc(source, copc)
+    with laspy.CopcReader.open(copc) as reader:
+        nodes, root = reader.query(), reader.query(level=0)
+    assert len(root) == 750
+    chunks = list(read_chunks(copc, chunk_size=700))
+    coords, times = (np.concatenate(parts) for parts in zip(*[(c.coords, c.columns["gps_time"]) for c in chunks]))
+    assert read_header(copc).num_points == len(coords) == 3000
+    np.testing.assert_array_equal(coords[:750], np.stack([root.x, root.y, root.z], axis=1))
+    order = np.argsort(times)
+    for name in ("classification", "red", "amplitude"):
+        values = np.concatenate([c.columns[name] for c in chunks])
+        expected = np.asarray(nodes[name])[np.argsort(np.asarray(nodes.gps_time))]
+        np.testing.assert_array_equal(values[order], expected, err_msg=name)
+    write_predictions(copc, target, *predictions(3000))
+    copied = laspy.read(target)
+    assert all(v.user_id != "copc" for v in copied.header.vlrs) and not copied.evlrs
+    np.testing.assert_array_equal(copied.xyz, coords)
+
+
+def test_a_copc_file_that_ends_early(tmp_path):
+    source, copc = tmp_path / "a.laz", tmp_path / "a.copc.laz"
+    small_las(source, 3000)
+    write_copc(source, copc)
+    copc.write_bytes(copc.read_bytes()[:-40_000])
+    with pytest.raises(InputError, match=r"a\.copc\.laz: "):
+        list(read_chunks(copc, chunk_size=700))
 
 
 def test_overwritten_classification_keeps_the_old_one_even_the_second_time(tmp_path):
