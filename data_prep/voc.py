@@ -1,7 +1,8 @@
-"""Prepare PASCAL VOC 2012, with SBD's masks and scribbles where they are there.
+"""Prepare PASCAL VOC 2012, with SBD's masks, scribbles and point labels where they are there.
 
 python -m data_prep.voc --raw VOCdevkit/VOC2012 --out data/voc --workers 4
 python -m data_prep.voc --raw VOCdevkit/VOC2012 --out data/voc_scribbles --labels scribbles
+python -m data_prep.voc --raw VOCdevkit/VOC2012 --out data/voc_p10 --labels p10
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from data_prep.image_release import IMAGES, DrawMask, ImageFiles, image_job
 from data_prep.release import Release, ReleaseOptions, run_release
 from pcseg.datasets import voc
 from pcseg.errors import InputError, run_command
+from pcseg.io.point_masks import point_mask
 from pcseg.io.raw_tree import RawTree
 from pcseg.io.scribbles import scribble_mask
 
@@ -28,19 +30,23 @@ _KINDS = {
     "aug": re.compile(r"(?:^|/)SegmentationClassAug/(\d{4}_\d{6})\.png$"),
     "xml": re.compile(r"(?:^|/)\w*[Ss]cribble\w*/(?:.*/)?(\d{4}_\d{6})\.xml$"),
     "png": re.compile(r"(?:^|/)\w*[Ss]cribble\w*/(?:.*/)?(\d{4}_\d{6})\.png$"),
+    "p1": re.compile(r"(?:^|/)\w+_1pnt_uniform/(\d{4}_\d{6})\.png$"),
+    "p10": re.compile(r"(?:^|/)\w+_10pnt_uniform/(\d{4}_\d{6})\.png$"),
 }
+_SEGMENTS = re.compile(r"(?:^|/)voc_panoptic_train_aug\.json$")
 _LISTS = re.compile(r"(?:^|/)(?:ImageSets/Segmentation(?:Aug)?|splits|lists)/(\w+)\.txt$")
 _NAME = re.compile(r"(\d{4}_\d{6})(?:\.\w+)?$")
-SCRIBBLE_CODES = {name: index for index, name in enumerate(voc.CLASS_NAMES)}
+CLASS_CODES = {name: index for index, name in enumerate(voc.CLASS_NAMES)}
 
 
 @dataclass(frozen=True)
 class Options(ReleaseOptions):
     """Turn PASCAL VOC 2012 into an image folder: JPEGImages, SegmentationClass(Aug), scribbles and lists."""
 
-    labels: Literal["masks", "scribbles"] = "masks"
-    """masks: those of the release, and SBD's (SegmentationClassAug) for images that it lacks. scribbles: XML files, or
-    else PNG, for the images outside the val list, which keeps its masks."""
+    labels: Literal["masks", "scribbles", "p1", "p10"] = "masks"
+    """masks: those of the release, and SBD's (SegmentationClassAug) for images that it lacks. For the images outside
+    the val list, which keeps its masks: scribbles, XML files or else PNG; p1 and p10, one and ten pixels of each object
+    and of the background (voc_panoptic_train_aug.json, the folders ..._1pnt_uniform and ..._10pnt_uniform)."""
 
 
 def find(raw: Path, options: Options) -> Release:
@@ -60,6 +66,7 @@ def find(raw: Path, options: Options) -> Release:
         raise InputError(f"{raw}: holds no image (JPEGImages/NNNN_NNNNNN.jpg); name the folder VOC2012")
     if options.labels == "scribbles" and not (found["xml"] or found["png"]):
         raise InputError(f"{raw}: holds no scribbles (a folder scribbles/ of XML or PNG files); put them there")
+    segments = _segments(tree, found[options.labels]) if options.labels in ("p1", "p10") else {}
     splits = _splits(tree)
     listed: dict[str, list[str]] = {}
     for split, names in splits.items():
@@ -73,7 +80,7 @@ def find(raw: Path, options: Options) -> Release:
             skipped[name] = f"is in the lists, but has no JPEGImages/{name}.jpg"
             continue
         lists = [split for split in listed.get(name, ()) if split != "test"]  # whose images have masks
-        mask, draw = _mask_of(name, found, options.labels, held_out="val" in lists)
+        mask, draw = _mask_of(name, found, options.labels, segments, held_out="val" in lists)
         files = ImageFiles(
             tree=tree.only([file for file in (found["image"][name], mask) if file is not None]),
             name=name,
@@ -99,13 +106,41 @@ def find(raw: Path, options: Options) -> Release:
 
 
 def _mask_of(
-    name: str, found: dict[str, dict[str, str]], labels: str, *, held_out: bool
+    name: str, found: dict[str, dict[str, str]], labels: str, segments: dict[str, dict[int, int]], *, held_out: bool
 ) -> tuple[str | None, DrawMask | None]:
+    if labels in ("p1", "p10") and not held_out:
+        return found[labels].get(name), partial(point_mask, codes=segments.get(name, {}))
     if labels == "scribbles" and not held_out:
         if name in found["xml"]:
-            return found["xml"][name], partial(scribble_mask, codes=SCRIBBLE_CODES)
+            return found["xml"][name], partial(scribble_mask, codes=CLASS_CODES)
         return found["png"].get(name), None
     return found["mask"].get(name, found["aug"].get(name)), None
+
+
+def _segments(tree: RawTree, points: dict[str, str]) -> dict[str, dict[int, int]]:
+    """Code of the class of each segment, by image.
+
+    Raises:
+        InputError: no points, no JSON of their segments, or one with a class that VOC lacks.
+    """
+    from pcseg.io.coco_panoptic import read_index  # needs torch, which no other way does
+
+    tables = [name for name in sorted(tree.sizes) if _SEGMENTS.search(name)]
+    if not points or len(tables) != 1:
+        raise InputError(
+            f"{tree.path}: holds {len(points)} point labels and {len(tables)} files voc_panoptic_train_aug.json; put "
+            f"the folder annotations/ of one download there"
+        )
+    with tree.file(tables[0]) as path:
+        index = read_index(path)
+    codes = {category.id: CLASS_CODES.get(category.name) for category in index.categories}
+    for category in index.categories:
+        if codes[category.id] is None:
+            raise InputError(f"{tree.where(tables[0])}: '{category.name}' is no class of VOC; check the file")
+    return {
+        name: {segment.id: codes[segment.category_id] or 0 for segment in record.segments}
+        for name, record in index.records.items()
+    }
 
 
 def _splits(tree: RawTree) -> dict[str, list[str]]:

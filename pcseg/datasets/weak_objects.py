@@ -21,13 +21,13 @@ def clicks(
     recipe: ClicksRecipe,
     generator: np.random.Generator,
 ) -> np.ndarray:  # (n,) int64 ascending
-    """A random row of every object.
+    """Random rows of every object; fewer are part of more.
 
     Raises:
         InputError: as :func:`objects_of`.
     """
     objects = large(objects_of(source, recipe.radius), recipe.min_rows)
-    return np.sort(first_of_each(objects, generator.random(source.num_points)))
+    return np.sort(first_of_each(objects, generator.random(source.num_points), recipe.count))
 
 
 def objects_of(
@@ -134,8 +134,10 @@ def large(
 def first_of_each(
     groups: np.ndarray,  # (N,) int64 from 0, or -1: of none
     keys: np.ndarray,  # (N,) float
-) -> np.ndarray:  # (G,) int64, in the order of the groups
-    """The row of the lowest key of each group."""
+    count: int = 1,
+) -> np.ndarray:  # (G,) int64, in the order of the groups; of each the lowest keys first
+    """The rows of the ``count`` lowest keys of each group."""
     rows = np.flatnonzero(groups >= 0)
     order = rows[np.lexsort((keys[rows], groups[rows]))]
-    return order[np.unique(groups[order], return_index=True)[1]]
+    _, first, of_row = np.unique(groups[order], return_index=True, return_inverse=True)
+    return order[np.arange(len(order)) - first[of_row.reshape(-1)] < count]

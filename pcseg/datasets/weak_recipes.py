@@ -41,13 +41,15 @@ class PointsRecipe(Config):
 
 
 class ClicksRecipe(Config):
-    """One row of every object, drawn at random.
+    """One row of every object, or several, drawn at random.
 
     Objects are the instances of a scene's column ``instances``. Labelled rows without an instance, and scenes without
     that column, count each connected component of a class as an object.
     """
 
     kind: Literal["clicks"] = "clicks"
+    count: int = Field(default=1, ge=1)
+    """Of each object; all its rows, if it has less. 1 and 10: the point labels P1 and P10 of panoptic segmentation."""
     radius: float | None = Field(default=None, gt=0)
     """Distance within which two points of a class belong to one component, in the unit of the coordinates."""
     min_rows: int = Field(default=1, ge=1)

@@ -66,6 +66,17 @@ def test_a_click_for_each_component_of_a_grid(shape):
     assert set(large) <= set(rows) and len(large) == sum(mask.sum() >= 50 for mask in found) < len(rows)
 
 
+def test_several_clicks_for_each_object():
+    """As many as asked for on every object, all of a smaller one; one click is among ten of the same seed."""
+    grid = blobs((60, 80))
+    one, ten = (draw_labels([grid], ClicksRecipe(count=count), seed=3).rows["grid"] for count in (1, 10))
+    chosen = np.zeros(grid.num_points, bool)
+    chosen[ten] = True
+    found = components(grid.labels.reshape(60, 80))
+    assert all(chosen[mask.reshape(-1)].sum() == min(10, mask.sum()) for mask in found)
+    assert set(one) < set(ten) and chosen.sum() == sum(min(10, int(mask.sum())) for mask in found)
+
+
 def test_clicks_on_the_objects_of_a_cloud(tmp_path):
     coords, labels, sheets = clusters()
     bare = write_scene(tmp_path / "bare", coords, labels=labels, class_names=("a", "b"))

@@ -1,5 +1,7 @@
 """PASCAL VOC and Cityscapes as they are released: what image folders hold, and what is skipped by name."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -103,6 +105,67 @@ def test_voc_scribbles(voc_raw, tmp_path, command):
     np.testing.assert_array_equal(val[0].labels.reshape(SIZE) == -1, codes(2) == 255)
     code, _, err = command(voc.main, ["--raw", voc_raw, "--out", tmp_path / "out"])
     assert code == 2 and "is that of voc, version 2012, scribbles" in err
+
+
+def write_points(root, points: dict[str, list[tuple[int, int, int]]], *, folder: str) -> None:
+    """Pixels (x, y, segment id) of each image, as the point labels of panoptic segmentation are released."""
+    (root / "annotations" / folder).mkdir(parents=True, exist_ok=True)
+    for name, pixels in points.items():
+        mask = np.zeros((*SIZE, 3), np.uint8)
+        for x, y, number in pixels:
+            mask[y, x] = number % 256, number // 256 % 256, number // 65536
+        Image.fromarray(mask).save(root / f"annotations/{folder}/{name}.png")
+
+
+@pytest.fixture
+def voc_points(voc_raw):
+    """Two segments in each image: the background and a person or a tvmonitor, whose ids need two and three bytes."""
+    names = ["2007_000000", "2007_000001", "2007_000003"]
+    ids = {"background": 1000, "person": 70_000, "tvmonitor": 300}
+    categories = [{"id": number, "name": name, "isthing": number > 1} for number, name in enumerate(ids, start=1)]
+    table = {"images": [], "annotations": [], "categories": categories}
+    for number, name in enumerate(names):
+        thing = 2 if number < 2 else 3
+        segments = [{"id": 1000, "category_id": 1}, {"id": ids[categories[thing - 1]["name"]], "category_id": thing}]
+        table["images"].append({"id": number, "file_name": f"{name}.jpg", "height": SIZE[0], "width": SIZE[1]})
+        table["annotations"].append({"image_id": number, "file_name": f"{name}.png", "segments_info": segments})
+    things = dict(zip(names, (70_000, 70_000, 300)))
+    write_points(
+        voc_raw,
+        {name: [(1, 2, 1000), (20, 10, number)] for name, number in things.items()},
+        folder="voc_panoptic_train_aug_1pnt_uniform",
+    )
+    (voc_raw / "annotations/voc_panoptic_train_aug.json").write_text(json.dumps(table))
+    return voc_raw
+
+
+def test_voc_points(voc_points, tmp_path, command):
+    code, _, err = command(voc.main, ["--raw", voc_points, "--out", tmp_path / "out", "--labels", "p1"])
+    assert code == 0, err
+    train, val = (
+        find_images(tmp_path / "out", [split], voc_classes.CLASS_NAMES, voc_classes.CODES)
+        for split in ("@train_aug", "@val")
+    )
+    for image, thing in zip(train, (15, 15, 20)):
+        labels = image.labels.reshape(SIZE)
+        assert labels[2, 1] == 0 and labels[10, 20] == thing and (labels >= 0).sum() == 2
+    np.testing.assert_array_equal(val[0].labels.reshape(SIZE) == -1, codes(2) == 255)
+
+
+def test_voc_points_that_do_not_fit(voc_points, tmp_path, command):
+    folder = voc_points / "annotations/voc_panoptic_train_aug_1pnt_uniform"
+    write_points(voc_points, {"2007_000000": [(0, 0, 5)]}, folder=folder.name)
+    (folder / "2007_000001.png").write_bytes((folder / "2007_000001.png").read_bytes()[:60])
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "2007_000003.png")
+    code, _, err = command(voc.main, ["--raw", voc_points, "--out", tmp_path / "out", "--labels", "p1"])
+    assert code == 3 and "segment 5 is not in the JSON" in err and "2007_000001.png: no whole PNG" in err
+    assert "is RGB, 9 x 9; segment ids are RGB, and the image has 30 x 24 pixels" in err
+    code, _, err = command(voc.main, ["--raw", voc_points, "--out", tmp_path / "ten", "--labels", "p10"])
+    assert code == 2 and "holds 0 point labels and 1 files voc_panoptic_train_aug.json" in err
+    table = voc_points / "annotations/voc_panoptic_train_aug.json"
+    table.write_text(table.read_text().replace("tvmonitor", "ghost"))
+    code, _, err = command(voc.main, ["--raw", voc_points, "--out", tmp_path / "ten", "--labels", "p1"])
+    assert code == 2 and "'ghost' is no class of VOC" in err
 
 
 def test_voc_damage(voc_raw, tmp_path, command):
