@@ -27,7 +27,8 @@ class SubmitOptions:
     """Segment prepared scenes and write one file a scene for a benchmark's server."""
 
     form: Format
-    """scannet: class ids, one a line (NYU40 ids, or those of ScanNet200). sensaturban: one byte a point."""
+    """scannet: class ids, one a line (NYU40 ids, or those of ScanNet200). sensaturban: one byte a point. semantickitti:
+    uint32 ids in sequences/NN/predictions/, as its server wants them in a zip file."""
     out: Path
     """Folder of the files."""
     data: Path | None = None

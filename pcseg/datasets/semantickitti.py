@@ -49,6 +49,8 @@ _CODES = {
 }
 LABEL_MAP = LabelMap(class_names=CLASS_NAMES, codes={code: name for name, codes in _CODES.items() for code in codes})
 """The learning map: moving and standing objects are of one class."""
+CODES = tuple(_CODES[name][0] for name in CLASS_NAMES)
+"""The id of each class in files for the server: the inverse of the learning map."""
 TRAIN = ("00", "01", "02", "03", "04", "05", "06", "07", "09", "10")
 VALIDATION = ("08",)
 TEST = tuple(str(number) for number in range(11, 22))

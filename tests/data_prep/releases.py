@@ -41,11 +41,15 @@ def stamps(root: Path) -> dict[str, int]:
     return {f.parent.name: f.stat().st_mtime_ns for f in root.glob("*/scene.json")}
 
 
-def two_steps(name: str, root: Path, folder: Path) -> dict:
-    """Train a shipped config on a prepared folder, its network made small; the scores at the end."""
+def two_steps(name: str, root: Path, folder: Path, **data: object) -> dict:
+    """Train a shipped config on a prepared folder, its network made small; the scores at the end.
+
+    Args:
+        data: further fields of the config's ``data``.
+    """
     config = load_config(ROOT / "configs" / name)
     values = config.model_dump()
-    values["data"]["root"] = root
+    values["data"] |= {"root": root, **data}
     values["data"]["crop"]["max_voxels"] = 300
     values["model"] |= SMALL[config.model.kind]
     values |= {"steps": 2, "batch_size": 2, "accumulate": 1}

@@ -7,12 +7,18 @@ import pytest
 from PIL import Image
 
 from data_prep import cityscapes, voc
+from pcseg.config import TrainConfig, ViTConfig
+from pcseg.config_file import load_config
 from pcseg.datasets import cityscapes as cityscapes_classes
 from pcseg.datasets import voc as voc_classes
 from pcseg.datasets.image_folder import find_images
+from pcseg.datasets.scene_part import open_sources
+from pcseg.datasets.weak_draw import draw_labels
+from pcseg.datasets.weak_recipes import ScenesRecipe
 from pcseg.errors import InputError
 from pcseg.io.scribbles import scribble_mask
-from tests.data_prep.releases import content, zipped
+from pcseg.train import train
+from tests.data_prep.releases import ROOT, content, zipped
 from tests.io.scans import left_behind
 
 SIZE = (24, 30)  # height, width
@@ -166,6 +172,26 @@ def test_voc_points_that_do_not_fit(voc_points, tmp_path, command):
     table.write_text(table.read_text().replace("tvmonitor", "ghost"))
     code, _, err = command(voc.main, ["--raw", voc_points, "--out", tmp_path / "ten", "--labels", "p1"])
     assert code == 2 and "'ghost' is no class of VOC" in err
+
+
+@pytest.mark.parametrize("method", ["erda", "soft_self_label", "ipixmatch"])
+@pytest.mark.parametrize("data_set", ["voc", "cityscapes"])
+def test_the_shipped_configs_for_few_labels_train(voc_raw, tmp_path, command, data_set, method):
+    """On VOC's small release: the two have the network in common, and the classes of their own."""
+    assert command(voc.main, ["--raw", voc_raw, "--out", tmp_path / "out", "--quiet"])[0] == 0
+    config = load_config(ROOT / f"configs/{data_set}/deeplab_resnet101_{method}.py")
+    values = config.model_dump()
+    values["data"] |= {"root": tmp_path / "out", "weak_labels": tmp_path / "mask.npz", "val_scenes": ("@val",)}
+    values["data"] |= {"train_scenes": ("@train",), "class_names": voc_classes.CLASS_NAMES}
+    values["data"]["label_map"] = voc_classes.CODES
+    values["data"]["crop"]["window"] = 16
+    values["model"] = ViTConfig(hidden=32, layers=1, heads=2, patch_size=2, image_size=16).model_dump()
+    values |= {"steps": 2, "batch_size": 2, "eval_protocol": "full/votes=1/scene"}
+    run = TrainConfig.model_validate(values)
+    draw_labels(open_sources(run.data, ("@train",)), ScenesRecipe(count=1), seed=0).save(tmp_path / "mask.npz")
+    assert run.method.kind == method
+    train(run, tmp_path / "run", device="cpu")
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["num_points"] > 0
 
 
 def test_voc_damage(voc_raw, tmp_path, command):

@@ -10,7 +10,7 @@ from data_prep import pandaset, semantickitti
 from pcseg.datasets.pandaset import CLASS_NAMES as PANDASET
 from pcseg.datasets.scene_folder import Scene, find_scenes
 from pcseg.datasets.semantickitti import CLASS_NAMES, LABEL_MAP
-from tests.data_prep.releases import content, zipped
+from tests.data_prep.releases import content, two_steps, zipped
 from tests.io.scans import left_behind
 
 GENUINE = Path(os.environ.get("PCSEG_SEMANTICKITTI_FRAME", "/nowhere"))
@@ -163,3 +163,15 @@ def test_pandaset_frames_are_in_the_frame_of_the_car(tmp_path, command):
     (only / "002/lidar/00.pkl.gz").write_bytes(b"")
     code, _, err = command(pandaset.main, ["--raw", only, "--out", tmp_path / "x"])
     assert code == 2 and "opening one can run code" in err
+
+
+@pytest.mark.parametrize("network", ["kpconv", "point_transformer"])
+def test_the_shipped_configs_train_on_frames(release, tmp_path, command, network):
+    assert command(semantickitti.main, ["--raw", release, "--out", tmp_path / "out", "--quiet"])[0] == 0
+    found = two_steps(f"semantickitti/{network}.py", tmp_path / "out", tmp_path / "run")
+    assert list(found["iou"]) == list(CLASS_NAMES) and found["num_points"] > 0
+    for name in ("001/00", "009/00"):
+        write_panda(tmp_path / f"panda/{name}.npz", int(name[:3]))
+    assert command(pandaset.main, ["--raw", tmp_path / "panda", "--out", tmp_path / "out2", "--quiet"])[0] == 0
+    found = two_steps(f"pandaset/{network}.py", tmp_path / "out2", tmp_path / "run2")
+    assert list(found["iou"]) == list(PANDASET) and found["num_points"] == 200

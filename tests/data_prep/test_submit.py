@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_prep import scannet, sensaturban
+from data_prep import scannet, semantickitti, sensaturban
 from data_prep.submit import main
 from pcseg.datasets.scannet import CODES
 from pcseg.datasets.scene_folder import Scene
@@ -14,6 +14,7 @@ from pcseg.io.submission import write_submission
 from pcseg.predictor import Predictor
 from tests.data_prep import scannet_release, sensaturban_release
 from tests.data_prep.releases import two_steps
+from tests.data_prep.test_street_scans import frame as street_frame
 from tests.io.scans import left_behind
 
 
@@ -50,6 +51,28 @@ def test_scannet_takes_ids_and_sensaturban_bytes(tmp_path, command):
         main, [tmp_path / "run2", "--form", "sensaturban", "--out", tmp_path / "x", "--scenes", "no"]
     )
     assert code == 2 and "no scene matches 'no'" in err
+
+
+def test_semantickitti_takes_ids_in_the_folders_of_its_sequences(tmp_path, command):
+    raw = tmp_path / "dataset/sequences"
+    for sequence in ("00", "08", "11"):
+        (raw / sequence / "velodyne").mkdir(parents=True)
+        (raw / sequence / "labels").mkdir()
+        points, labels = street_frame(int(sequence))
+        points.tofile(raw / sequence / "velodyne/000007.bin")
+        if sequence != "11":
+            labels.tofile(raw / sequence / "labels/000007.label")
+    assert command(semantickitti.main, ["--raw", raw.parent, "--out", tmp_path / "kitti", "--quiet"])[0] == 0
+    two_steps("semantickitti/kpconv.py", tmp_path / "kitti", tmp_path / "run")
+    code, _, err = command(main, [tmp_path / "run", "--form", "semantickitti", "--out", tmp_path / "files"])
+    assert code == 0, err
+    assert left_behind(tmp_path / "files") == ["sequences"]
+    found = np.fromfile(tmp_path / "files/sequences/11/predictions/000007.label", "<u4")
+    inverse = [10, 11, 15, 18, 20, 30, 31, 32, 40, 44, 48, 49, 50, 51, 70, 71, 72, 80, 81]  # of semantic-kitti.yaml
+    classes = predicted(tmp_path / "run", Scene.open(tmp_path / "kitti/11_000007"))
+    np.testing.assert_array_equal(found, np.array(inverse)[classes])
+    with pytest.raises(InputError, match="office_1: is no frame of a sequence"):
+        write_submission(tmp_path, "office_1", np.array([10]), "semantickitti")
 
 
 def test_a_code_that_does_not_fit(tmp_path):

@@ -1,0 +1,23 @@
+"""S3DIS, Area 5, 1 % of the labels: ERDA as its release trains CloserLook3D, its relative of KPConv.
+
+python -m pcseg.weaken configs/s3dis/kpconv.py ratio --ratio 0.01 -o data/weak/s3dis.npz
+"""
+
+from pathlib import Path
+
+from pcseg.config import AugmentConfig, ErdaConfig, ScheduleConfig, TrainConfig
+from pcseg.config_file import load_config
+
+METHOD = ErdaConfig(weight=0.01)
+
+
+def config() -> TrainConfig:
+    base = load_config(Path(__file__).with_name("kpconv.py"))
+    data = base.data.model_copy(
+        update={
+            "weak_labels": Path("data/weak/s3dis.npz"),
+            "augment": AugmentConfig(rotate=True, flip=0.5, scale=(0.7, 1.3), jitter=0.001, feature_dropout=0.2),
+        }
+    )
+    run = {"steps": 150_000, "batch_size": 4, "schedule": ScheduleConfig(kind="exponential", warmup=0.0, last=0.0316)}
+    return base.model_copy(update={"name": "s3dis_kpconv_erda", "data": data, "method": METHOD, **run})

@@ -1,0 +1,24 @@
+"""ScanNet, 20 labelled points a scene: ERDA on Point Transformer with its release's settings for S3DIS.
+
+python -m pcseg.weaken configs/scannet/kpconv.py points --per scene --count 20 --voxel-size 0 -o data/weak/scannet.npz
+"""
+
+from pathlib import Path
+
+from pcseg.config import AugmentConfig, CropConfig, ErdaConfig, TrainConfig
+from pcseg.config_file import load_config
+
+METHOD = ErdaConfig(weight=0.01)
+
+
+def config() -> TrainConfig:
+    base = load_config(Path(__file__).with_name("point_transformer.py"))
+    data = base.data.model_copy(
+        update={
+            "weak_labels": Path("data/weak/scannet.npz"),
+            "augment": AugmentConfig(flip=0.5, scale=(0.7, 1.3), jitter=0.001, feature_dropout=0.2),
+            "crop": CropConfig(shape="sphere", max_voxels=40_960, balanced=0.0),
+        }
+    )
+    run = {"steps": 40_000, "batch_size": 2, "clip_norm": 100.0}
+    return base.model_copy(update={"name": "scannet_point_transformer_erda", "data": data, "method": METHOD, **run})
