@@ -32,7 +32,7 @@ from benchmarks.ops import commit, processor
 from pcseg.io import scan
 from pcseg.io.text_columns import parse_columns
 
-REPEATS = 9
+REPEATS = 15
 ROOMS, TEXTS = 68, 8  # as many rooms as Area 5 has; their texts repeat
 RESULT = Path("benchmarks/results/prepare.json")
 Part = Literal["text", "laz", "workers", "memory"]
@@ -63,13 +63,13 @@ def room_text(count: int, seed: int = 0) -> bytes:
 def in_turn(contenders: dict[str, Callable[[], object]]) -> dict[str, dict[str, float]]:
     """Medians of seconds by the clock and of processor seconds; a first turn is not counted.
 
-    Each turn begins with another one: what frees much memory makes the next one slower.
+    Each turn has another order: what frees much memory makes the next one slower.
     """
     clock: dict[str, list[float]] = {name: [] for name in contenders}
     work: dict[str, list[float]] = {name: [] for name in contenders}
-    names = list(contenders)
+    names, rng = list(contenders), np.random.default_rng(0)
     for turn in range(REPEATS + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        for name in rng.permutation(names).tolist():
             call = contenders[name]
             start, used = time.perf_counter(), time.process_time()
             result = call()
