@@ -50,17 +50,10 @@ def read_header(path: Path) -> ScanHeader:
     decides (``BY_NUMBER``).
     """
     layout = _layout(path)
-    count, last = 0, b"\n"
-    with path.open("rb") as file:
-        file.seek(layout.start)
-        while block := file.read(_BLOCK):
-            count += block.count(b"\n") - len(re.findall(rb"(?<=\n)[ \t\r]*\n", last[-1:] + block))
-            last = block
-        count += last[-1:] != b"\n"
     return ScanHeader(
         path=path,
         format="text",
-        num_points=count,
+        num_points=_lines(path, layout.start),
         columns=layout.columns,
         crs=None,
         label_column=label_column(layout.columns),
@@ -98,6 +91,19 @@ def read_chunks(path: Path, columns: Sequence[str] | None = None, *, chunk_size:
                 yield part
                 start += len(part)
             line += block.count(b"\n")
+
+
+def _lines(path: Path, start: int) -> int:
+    """Lines with something other than blanks."""
+    count, ended = 0, True  # whether the text before is a whole line
+    with path.open("rb") as file:
+        file.seek(start)
+        while block := file.read(_BLOCK):
+            ends = np.frombuffer(block.translate(None, b" \t\r"), np.uint8) == ord("\n")
+            if len(ends):
+                count += np.count_nonzero(ends[1:] & ~ends[:-1]) + bool(ends[0] and not ended)
+                ended = bool(ends[-1])
+    return count + (not ended)
 
 
 def _layout(path: Path) -> _Layout:

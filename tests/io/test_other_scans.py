@@ -8,7 +8,7 @@ import pytest
 
 from pcseg.datasets.prepare import prepare_scan
 from pcseg.errors import InputError
-from pcseg.io import scan
+from pcseg.io import scan, text_scan
 from pcseg.label_map import LabelMap
 
 COUNT = 57
@@ -283,3 +283,13 @@ def test_what_cannot_be_written_into_is_said(tmp_path):
         scan.write_predictions(tmp_path / "a.npy", tmp_path / "b.npy", np.zeros(5, int), np.zeros(5))
     with pytest.raises(InputError, match=r"cannot read '\.docx' files; give one of \.las"):
         scan.read_header(tmp_path / "a.docx")
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 64, 1 << 22])
+@pytest.mark.parametrize("end", ["", "\n", "\n \n\t\r\n", "\n5 6 7", "\n5 6 7 \t"])
+def test_points_of_a_text_are_counted_without_empty_lines(tmp_path, monkeypatch, block, end):
+    monkeypatch.setattr(text_scan, "_BLOCK", block)
+    path = tmp_path / "a.xyz"
+    text = "1 2 3\n\n4 5 6\r\n \t\r\n\n\n7 8 9 \n\t1 1 1" + end
+    path.write_bytes(text.encode())
+    assert scan.read_header(path).num_points == sum(bool(line.strip()) for line in text.split("\n"))
