@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "regression": {"distance_loss": "regression"},
     "two stages": {"schedule": "two_stage"},
     "learnt queries": {"query_init": "learned"},
-    "no prior": {"prior_weight": 0.0},
+    "no prior": {"prior_weight": 0.0, "distance_prior_weight": 0.0},
 }
 """What differs from the committed config."""
 

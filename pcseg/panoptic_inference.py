@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pcseg import ops
 from pcseg.batch import IGNORE, PointBatch, offsets_of
@@ -40,52 +41,69 @@ def merge_proposals(
     min_score: float,
     min_overlap: float,
 ) -> Segments:
-    """Every row goes to the proposal with the largest score times mask; what too little is left of is dropped.
+    """Things take the rows of their masks, surest first, then stuff takes what is left.
 
-    Proposals of "nothing", and those whose score is below ``min_score``, take no part. A row outside the mask of its
-    proposal is void. Masks of one stuff class become one segment, whose score is the largest.
+    Sure is who has the larger score times mean of the mask. A thing of whose mask others have left less than
+    ``min_overlap``, a copy for instance, is dropped, as are proposals of "nothing" and those whose score is below
+    ``min_score``. Masks of one stuff class become one segment, whose score is the largest. Rows in no mask are void.
 
-    Source: Cheng et al. 2021, MaskFormer, section 3.4 (inference).
+    Source: Kirillov et al. 2019, Panoptic Segmentation, section 7 (things before stuff, by score).
     """
     scores, classes = proposals.class_logits[0].float().softmax(1).max(1)
-    kept = torch.nonzero((classes < len(is_thing)) & (scores >= min_score))[:, 0]
-    ids = torch.full((len(proposals.mask_logits),), IGNORE, device=scores.device)
-    found_classes: list[int] = []
-    found_scores: list[float] = []
-    if len(kept) and len(ids):
-        masks = proposals.mask_logits[:, kept].float().sigmoid()
-        inside = masks >= 0.5
-        winner = (masks * scores[kept]).argmax(1)
-        stuff: dict[int, int] = {}
-        for number, (index, score) in enumerate(zip(classes[kept].tolist(), scores[kept].tolist(), strict=True)):
-            own = (winner == number) & inside[:, number]
-            whole, left = int(inside[:, number].sum()), int((winner == number).sum())
-            if not bool(own.any()) or left < min_overlap * whole:
-                continue
-            segment = len(found_classes) if is_thing[index] else stuff.setdefault(index, len(found_classes))
-            if segment == len(found_classes):
-                found_classes.append(index)
-                found_scores.append(score)
-            found_scores[segment] = max(found_scores[segment], score)
-            ids[own] = segment
+    masks = proposals.mask_logits.float().sigmoid()
+    inside = masks >= 0.5
+    areas = inside.sum(0)
+    sure = scores * (masks * inside).sum(0) / areas.clamp(min=1)
+    kept = (classes < len(is_thing)) & (scores >= min_score) & (areas > 0)
+    order = [number for number in torch.argsort(sure, descending=True, stable=True).tolist() if kept[number]]
+    named = classes.tolist()
+    ids = torch.full((len(masks),), IGNORE, device=scores.device)
+    found: list[int] = []  # the proposal of each segment
+    stuff: dict[int, int] = {}
+    for number in sorted(order, key=lambda number: not is_thing[named[number]]):  # keeps the order within both
+        free = inside[:, number] & (ids == IGNORE)
+        left = int(free.sum())
+        if not left or (is_thing[named[number]] and left < min_overlap * int(areas[number])):
+            continue
+        segment = len(found) if is_thing[named[number]] else stuff.setdefault(named[number], len(found))
+        if segment == len(found):
+            found.append(number)
+        ids[free] = segment
     return Segments(
         ids=ids.cpu().numpy(),
-        classes=np.array(found_classes, np.int64),
-        crowd=np.zeros(len(found_classes), bool),
-        scores=np.array(found_scores),
+        classes=np.array([named[number] for number in found], np.int64),
+        crowd=np.zeros(len(found), bool),
+        scores=scores[found].double().cpu().numpy(),
     )
 
 
+def _without_copies(masks: Tensor, sure: Tensor, max_copy: float) -> Tensor:  # (n, P), (P,) -> (M,)
+    """Numbers of the things that overlap no surer one too much, surest first."""
+    inside = (masks >= 0.5).float()
+    areas, shared = inside.sum(0), inside.T @ inside
+    iou = shared / (areas[:, None] + areas - shared).clamp(min=1)
+    kept: list[int] = []
+    for number in torch.argsort(sure, descending=True, stable=True).tolist():
+        if not kept or float(iou[number, kept].max()) <= max_copy:
+            kept.append(number)
+    return torch.tensor(kept, dtype=torch.int64, device=masks.device)
+
+
 @torch.no_grad()
-def proposed_things(proposals: Proposals, is_thing: Sequence[bool]) -> Instances:
-    """The proposals whose likeliest class but "nothing" is a thing; score: its probability times the mask's mean."""
+def proposed_things(proposals: Proposals, is_thing: Sequence[bool], *, max_copy: float = 1.0) -> Instances:
+    """The proposals whose likeliest class but "nothing" is a thing; score: its probability times the mask's mean.
+
+    Those whose IoU with a surer one is above ``max_copy`` are left out.
+    """
     scores, classes = proposals.class_logits[0].float().softmax(1)[:, :-1].max(1)
     things = torch.tensor(is_thing, device=classes.device)
     masks = proposals.mask_logits.float().sigmoid()
     inside = masks >= 0.5
     kept = torch.nonzero(things[classes] & inside.any(0))[:, 0]
-    sure = (masks * inside).sum(0)[kept] / inside.sum(0)[kept]
-    return Instances(inside[:, kept].T.cpu().numpy(), classes[kept].cpu().numpy(), (scores[kept] * sure).cpu().numpy())
+    sure = scores[kept] * (masks * inside).sum(0)[kept] / inside.sum(0)[kept]
+    first = _without_copies(masks[:, kept], sure, max_copy)
+    chosen = kept[first]
+    return Instances(inside[:, chosen].T.cpu().numpy(), classes[chosen].cpu().numpy(), sure[first].cpu().numpy())
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +161,7 @@ def segment_part(predictor: Predictor, part: ScenePart) -> tuple[Segments, Insta
         predictor.model.train(was_training)
     things = predictor.card.config.data.is_thing
     merged = merge_proposals(last, things, min_score=branch.min_score, min_overlap=branch.min_overlap)
-    proposed = proposed_things(last, things)
+    proposed = proposed_things(last, things, max_copy=branch.max_copy)
     return spread_segments(merged, seen.row_of), Instances(
         proposed.masks[:, seen.row_of], proposed.classes, proposed.scores
     )

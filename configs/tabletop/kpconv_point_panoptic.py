@@ -10,5 +10,9 @@ def config() -> TrainConfig:
     base = load_config(Path(__file__).with_name("kpconv_panoptic.py"))
     data = base.data.model_copy(update={"weak_labels": Path("data/weak/tabletop_clicks.npz")})
     return base.model_copy(
-        update={"name": "tabletop_kpconv_point_panoptic", "data": data, "method": PointPanopticConfig()}
+        update={
+            "name": "tabletop_kpconv_point_panoptic",
+            "data": data,
+            "method": PointPanopticConfig(dilation=0.03, distance_prior_weight=3.0),
+        }
     )

@@ -174,8 +174,10 @@ class PointPanopticConfig(Config):
     """Channels of the anchor queries."""
     heads: int = Field(default=4, ge=1)
     distance_weight: float = Field(default=1.0, ge=0)
-    prior_weight: float = Field(default=3.0, ge=0)
-    """Of the rule that rows which look alike have one class and one target."""
+    prior_weight: float = Field(default=0.5, ge=0)
+    """Of the rule that rows which look alike have one class."""
+    distance_prior_weight: float = Field(default=0.5, ge=0)
+    """Of the rule that they have one target."""
     mask_weight: float = Field(default=1.0, ge=0)
     """Of the panoptic branch, taught by pseudo-labels."""
     warmup: float = Field(default=0.3, ge=0, le=1)

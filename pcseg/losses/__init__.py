@@ -8,7 +8,7 @@ from pcseg.losses.erda import erda
 from pcseg.losses.focal import focal
 from pcseg.losses.labelled import masked_mean
 from pcseg.losses.lovasz import lovasz_softmax
-from pcseg.losses.mask_set import mask_set_loss
+from pcseg.losses.mask_set import mask_set_loss, seeded_mask_loss
 from pcseg.losses.relation import relation
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "mask_set_loss",
     "masked_mean",
     "relation",
+    "seeded_mask_loss",
 ]

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pcseg.batch import IGNORE
+
 
 def match_masks(
     class_logits: Tensor,  # (Q, K + 1) float
@@ -35,6 +37,34 @@ def match_masks(
     return torch.from_numpy(proposals).to(device), torch.from_numpy(targets).to(device)
 
 
+def seeded_mask_loss(
+    class_logits: Tensor,  # (Q, K + 1) float
+    mask_logits: Tensor,  # (n, Q) float
+    classes: Tensor,  # (G,) int64
+    masks: Tensor,  # (n, G) float, 0 or 1
+    seeds: Tensor,  # (Q,) int64 in [0, G), the target of each proposal, or IGNORE
+    *,
+    class_weight: float = 2.0,
+    mask_weight: float = 5.0,
+    dice_weight: float = 5.0,
+) -> Tensor:  # ()
+    """Cross entropy of the classes, of the masks, and Dice, each proposal against the target that it began in.
+
+    Many proposals may learn one target; those that began in none learn nothing. Nothing to learn gives 0, connected to
+    the graph. "Nothing" is never a proposal's class.
+
+    Source: ours; the terms are those of :func:`mask_set_loss`. A set of a few dozen scenes is too small to learn which
+    of several queries is to answer for a thing.
+    """
+    chosen = torch.nonzero(seeds != IGNORE)[:, 0]
+    if not len(chosen) or not len(mask_logits):
+        return 0.0 * (class_logits.sum() + mask_logits.sum())
+    wanted = seeds[chosen]
+    own, truth = mask_logits[:, chosen], masks[:, wanted]
+    named = F.cross_entropy(class_logits[chosen], classes[wanted])
+    return class_weight * named + _mask_terms(own, truth, mask_weight, dice_weight)
+
+
 def mask_set_loss(
     class_logits: Tensor,  # (Q, K + 1) float
     mask_logits: Tensor,  # (n, Q) float
@@ -61,12 +91,15 @@ def mask_set_loss(
     weights = {"class_weight": class_weight, "mask_weight": mask_weight, "dice_weight": dice_weight}
     proposals, targets = match_masks(class_logits, mask_logits, classes, masks, **weights)
     target[proposals] = classes[targets]
-    matched, wanted = mask_logits[:, proposals], masks[:, targets]
-    cross = F.binary_cross_entropy_with_logits(matched, wanted)
-    inside = matched.sigmoid()
-    dice = (1 - (2 * (inside * wanted).sum(0) + 1) / (inside.sum(0) + wanted.sum(0) + 1)).mean()
     named = F.cross_entropy(class_logits, target, weight)
-    return class_weight * named + mask_weight * cross + dice_weight * dice
+    return class_weight * named + _mask_terms(mask_logits[:, proposals], masks[:, targets], mask_weight, dice_weight)
+
+
+def _mask_terms(logits: Tensor, masks: Tensor, mask_weight: float, dice_weight: float) -> Tensor:  # (n, M) each
+    cross = F.binary_cross_entropy_with_logits(logits, masks)
+    inside = logits.sigmoid()
+    dice = (1 - (2 * (inside * masks).sum(0) + 1) / (inside.sum(0) + masks.sum(0) + 1)).mean()
+    return mask_weight * cross + dice_weight * dice
 
 
 def _cross_entropies(mask_logits: Tensor, masks: Tensor) -> Tensor:  # (Q, G) means over rows

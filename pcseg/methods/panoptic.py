@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from pcseg import losses
+from pcseg.batch import IGNORE
 from pcseg.config import PanopticConfig
 from pcseg.methods.labelled_loss import LabelledLoss
 from pcseg.methods.streams import StreamLevels, Streams
@@ -46,22 +48,31 @@ def panoptic_loss(
     targets: list[Targets],  # B
     config: PanopticConfig,
 ) -> Tensor:  # ()
-    """Mean of :func:`pcseg.losses.mask_set_loss` over the decoder's layers and the clouds, on rows with a target."""
+    """Mean of :func:`pcseg.losses.mask_set_loss`, or of :func:`pcseg.losses.seeded_mask_loss` as the config asks, over
+    the decoder's layers and the clouds, on rows with a target."""
+    weights = {
+        "class_weight": config.class_weight,
+        "mask_weight": config.mask_weight,
+        "dice_weight": config.dice_weight,
+    }
     terms = []
-    bounds = offsets.tolist()
-    kept = [torch.nonzero(wanted.of_row >= 0)[:, 0] for wanted in targets]
-    for layer in output.layers:
-        for number, wanted in enumerate(targets):
-            terms.append(
-                losses.mask_set_loss(
-                    layer.class_logits[number].float(),
-                    layer.mask_logits[bounds[number] : bounds[number + 1]][kept[number]].float(),
-                    wanted.classes,
-                    wanted.masks[kept[number]],
-                    class_weight=config.class_weight,
-                    mask_weight=config.mask_weight,
-                    dice_weight=config.dice_weight,
-                    nothing_weight=config.nothing_weight,
-                )
-            )
+    for number, ((start, end), wanted) in enumerate(zip(itertools.pairwise(offsets.tolist()), targets, strict=True)):
+        kept = torch.nonzero(wanted.of_row != IGNORE)[:, 0]
+        masks = wanted.masks[kept]
+        for layer in output.layers:
+            given = (layer.class_logits[number].float(), layer.mask_logits[start:end][kept].float())
+            if config.matching == "seed":
+                assert output.seeds is not None  # the config refuses learned queries
+                seeds = _targets_of(output.seeds[number] - start, wanted)
+                terms.append(losses.seeded_mask_loss(*given, wanted.classes, masks, seeds, **weights))
+            else:
+                nothing = config.nothing_weight
+                terms.append(losses.mask_set_loss(*given, wanted.classes, masks, nothing_weight=nothing, **weights))
     return torch.stack(terms).mean()
+
+
+def _targets_of(rows: Tensor, targets: Targets) -> Tensor:  # (Q,) -> (Q,)
+    """The target of each row of a cloud; none for a negative one."""
+    if not len(targets.of_row):
+        return torch.full_like(rows, IGNORE)
+    return torch.where(rows >= 0, targets.of_row[rows.clamp(min=0)], IGNORE)

@@ -150,7 +150,7 @@ class PointPanoptic(nn.Module):
         zero = rounds[0][0].sum() * 0.0
         return {
             "distance": config.distance_weight * (torch.stack(own).mean() if own else zero),
-            "distance_prior": config.prior_weight * (torch.stack(prior).mean() if prior else zero),
+            "distance_prior": config.distance_prior_weight * (torch.stack(prior).mean() if prior else zero),
         }
 
     @torch.no_grad()

@@ -54,7 +54,7 @@ def build_network(config: TrainConfig, in_channels: int, *, pretrained: bool = T
     classes = len(config.data.class_names)
     model = build_model(config.model, in_channels, classes, pretrained=pretrained)
     if config.panoptic is not None:
-        model.panoptic = QueryDecoder(config.panoptic, feature_width(model), classes, dim=config.model.dim)
+        model.panoptic = QueryDecoder(config.panoptic, feature_width(model), config.data.is_thing, dim=config.model.dim)
     return model
 
 

@@ -19,6 +19,7 @@ class PanopticOutput(NamedTuple):
     """Panoptic segmentation of a batch; the last layer's proposals count, the others are for training."""
 
     layers: tuple[Proposals, ...]
+    seeds: Tensor | None  # (B, Q) int64, row of the batch at which each query began, -1 for none; None: at no row
 
     @property
     def last(self) -> Proposals:

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pcseg.losses import mask_set_loss
+from pcseg.batch import IGNORE
+from pcseg.losses import mask_set_loss, seeded_mask_loss
 from pcseg.losses.mask_set import match_masks
 
 WEIGHTS = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 3.0}
@@ -85,3 +86,21 @@ def test_nothing_to_find():
     broken = mask_logits.clone()
     broken[0, 0] = float("nan")
     assert len(match_masks(class_logits, broken, torch.tensor([1]), torch.ones(30, 1), **WEIGHTS)[0]) == 1
+
+
+def test_seeded_proposals_learn_the_target_that_they_began_in():
+    class_logits, mask_logits, classes, masks = proposals(5, 2)
+    seeds = torch.tensor([1, IGNORE, 0, 1, IGNORE])
+    pairs = [(0, 1), (2, 0), (3, 1)]
+    expected = 0.0
+    for q, g in pairs:
+        named = float(F.cross_entropy(class_logits[q : q + 1], classes[g : g + 1]))
+        with_class = pair_cost(class_logits, mask_logits, classes, masks, q, g)
+        expected += (with_class + 2.0 * float(class_logits[q].softmax(0)[classes[g]]) + 2.0 * named) / len(pairs)
+    found = seeded_mask_loss(class_logits, mask_logits, classes, masks, seeds, **WEIGHTS)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    leaf = mask_logits.clone().requires_grad_()
+    seeded_mask_loss(class_logits, leaf, classes, masks, seeds, **WEIGHTS).backward()
+    assert (leaf.grad.abs().sum(0) > 0).tolist() == [True, False, True, True, False]
+    nothing = seeded_mask_loss(class_logits, leaf, classes, masks, torch.full((5,), IGNORE), **WEIGHTS)
+    assert float(nothing.detach()) == 0 and nothing.requires_grad

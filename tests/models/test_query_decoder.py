@@ -1,12 +1,13 @@
 """Queries that propose masks: shapes, independence of clouds, small clouds, what learns."""
 
+import numpy as np
 import pytest
 import torch
 
 from pcseg.batch import PointBatch, cat, offsets_of
 from pcseg.config import QueryDecoderConfig
 from pcseg.models.heads import SegOutput
-from pcseg.models.position_code import PositionCode, waves
+from pcseg.models.position_code import PositionCode, places_of, waves
 from pcseg.models.query_decoder import QueryDecoder
 
 
@@ -21,7 +22,9 @@ def cloud(count: int, seed: int, dim: int = 3) -> PointBatch:
 
 def decoder(dim: int = 3, **settings) -> QueryDecoder:
     torch.manual_seed(0)
-    return QueryDecoder(QueryDecoderConfig(queries=8, layers=2, channels=16, **settings), 6, 4, dim=dim)
+    return QueryDecoder(
+        QueryDecoderConfig(queries=8, layers=2, channels=16, **settings), 6, (False, True, True, False), dim=dim
+    )
 
 
 def decoded(net: QueryDecoder, batch: PointBatch):
@@ -32,11 +35,37 @@ def decoded(net: QueryDecoder, batch: PointBatch):
 @pytest.mark.parametrize("dim", [2, 3])
 def test_proposals_of_every_layer(start, dim):
     batch = cat([cloud(50, 1, dim), cloud(3, 2, dim), cloud(20, 3, dim)])  # the second has fewer rows than queries
-    found = decoded(decoder(dim, start=start), batch)
+    found = decoded(decoder(dim, start=start, matching="hungarian"), batch)
     assert len(found.layers) == 3 and found.last is found.layers[-1]
     for layer in found.layers:
         assert layer.class_logits.shape == (3, 8, 5) and layer.mask_logits.shape == (73, 8)
         assert torch.isfinite(layer.class_logits).all() and torch.isfinite(layer.mask_logits).all()
+
+
+def test_queries_begin_at_rows_far_apart_most_of_them_on_things():
+    batch = cat([cloud(50, 1), cloud(3, 2), cloud(0, 3)])
+    logits = torch.zeros(53, 4)
+    logits[:, 0] = 1.0
+    logits[torch.arange(10, 30), 2] = 2.0  # a thing, in the first cloud alone
+    seeds = decoder()(batch, SegOutput(logits, batch.feats)).seeds
+    assert seeds.shape == (3, 8) and (seeds[2] == -1).all()
+    assert ((seeds[0, :6] >= 10) & (seeds[0, :6] < 30)).all() and len(seeds[0, :6].unique()) == 6
+    assert set(seeds[1].tolist()) == {50, 51, 52}
+    assert decoder(start="learned", matching="hungarian")(batch, SegOutput(logits, batch.feats)).seeds is None
+    with pytest.raises(ValueError, match="learned queries begin at no row"):
+        QueryDecoderConfig(start="learned")
+
+
+def test_a_mask_falls_with_the_distance_from_where_its_query_began():
+    net = decoder()
+    torch.nn.init.zeros_(net.embedding[-1].weight)
+    torch.nn.init.zeros_(net.embedding[-1].bias)
+    torch.nn.init.zeros_(net.geometry.weight)
+    torch.nn.init.zeros_(net.geometry.bias)
+    batch = cloud(40, 1)
+    found = decoded(net, batch)
+    apart = torch.cdist(places_of(batch.coords, batch.offsets), places_of(batch.coords, batch.offsets)[found.seeds[0]])
+    torch.testing.assert_close(found.last.mask_logits, -30 * np.log(2) * apart**2, atol=1e-3, rtol=1e-3)
 
 
 def test_clouds_are_decoded_each_by_itself():
