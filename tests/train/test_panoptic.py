@@ -105,11 +105,11 @@ def config_of(root: Path, method: PointPanopticConfig | None = None, **change) -
 
 @pytest.fixture(scope="session")
 def clicks(yards, tmp_path_factory) -> Path:
-    """One click for each thing and for the ground of each scene."""
+    """Four clicks for each thing and for the ground of each scene."""
     folder = tmp_path_factory.mktemp("clicks")
     write_config(config_of(yards), folder / "config.yaml")
     mask = folder / "clicks.npz"
-    weaken.main([str(folder / "config.yaml"), "clicks", "--radius", "2", "-o", str(mask)])
+    weaken.main([str(folder / "config.yaml"), "clicks", "--radius", "2", "--count", "4", "-o", str(mask)])
     return mask
 
 
@@ -256,7 +256,7 @@ def test_no_hidden_label_reaches_the_method(yards, clicks, tmp_path):
         for number in range(len(batch)):
             cloud = slice(int(batch.offsets[number]), int(batch.offsets[number + 1]))
             seen = batch.labels[cloud] != IGNORE
-            assert int(seen.sum()) == 5 and int((batch.instances[cloud] != IGNORE).sum()) == 4
+            assert int(seen.sum()) <= 20 and 4 <= int((batch.instances[cloud] != IGNORE).sum()) <= 16
 
 
 def batch_of(labels, instances) -> PointBatch:
