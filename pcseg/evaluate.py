@@ -20,7 +20,7 @@ from pcseg.datasets.weak_labels import describe_summary
 from pcseg.errors import InputError, run_command
 from pcseg.inference import Protocol
 from pcseg.io.atomic import replacing
-from pcseg.metrics import Scores, confusion_matrix, scores
+from pcseg.metrics import Scores, confusion_matrix, matched, scores
 from pcseg.panoptic_inference import PanopticEvaluation, evaluate_panoptic
 from pcseg.predictor import DEFAULT_PROTOCOL, Predictor
 
@@ -80,6 +80,8 @@ def evaluate_scenes(
 ) -> Evaluation:
     """Predict scenes and compare with their labels; IGNORE rows are left out.
 
+    Clusters of a run that read no labels are given the classes that they fit best, over all the scenes together.
+
     Args:
         advance: called with the number of rows done since the last call.
 
@@ -106,8 +108,11 @@ def evaluate_scenes(
     if not confusion.sum():
         raise InputError(f"{title_of(parts)}: no labelled point to score")
     panoptic = evaluate_panoptic(predictor, parts) if predictor.card.config.panoptic is not None else None
+    named = predictor.card.config.reads_labels
+    if not named:
+        confusion = matched(confusion)
     return Evaluation(
-        protocol=str(protocol),
+        protocol=str(protocol) if named else f"{protocol}, clusters matched",
         class_names=predictor.class_names,
         confusion=confusion,
         num_points=int(confusion.sum()),
@@ -206,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if target is not None:
         write_metrics(evaluation, target)
     print_table(evaluation, title_of(parts))
-    print(f"{protocol}: mIoU {evaluation.scores.miou:.4f}" + (f"; {target}" if target else ""))
+    print(f"{evaluation.protocol}: mIoU {evaluation.scores.miou:.4f}" + (f"; {target}" if target else ""))
 
 
 def _with_bar(predictor: Predictor, parts: Sequence[ScenePart], protocol: Protocol, projection: int) -> Evaluation:

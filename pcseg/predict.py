@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     work = [(path, _targets(path, options, single=len(inputs) == 1)) for path in inputs]
     _check_distinct(work)
     predictor = Predictor.load(model, options.device)
+    if not predictor.card.config.reads_labels:
+        print(f"{model}: was trained without labels: names of classes stand for numbered clusters", file=sys.stderr)
     failed = []
     for path, targets in work:
         try:

@@ -20,7 +20,7 @@ from pcseg.checkpoint import (
     initialise_from,
     load_checkpoint,
 )
-from pcseg.config import ConsistencyConfig, KPConvConfig, LossConfig, TrainConfig
+from pcseg.config import ConsistencyConfig, ErdaConfig, KPConvConfig, LossConfig, TrainConfig
 from pcseg.config_file import write_config
 from pcseg.datasets.augment import geometry_of
 from pcseg.datasets.feature_contract import FeatureContract
@@ -37,11 +37,13 @@ from pcseg.methods.supervised import frequency_weights
 from pcseg.models import build_network, resolve_model
 from pcseg.optim import WeightAverage
 from pcseg.predictor import Predictor, choose_device
+from pcseg.pseudo.clusters import Clusters
 from pcseg.pyramid import calibrate_max_neighbors
 from pcseg.train import FREE_TO_CHANGE
 from pcseg.trainer import Trainer
 
 CALIBRATION_CROPS = 8
+CLUSTERING_CROPS = 16
 UNLABELLED_SEED = 2**40  # far from the seeds of runs
 
 
@@ -68,9 +70,10 @@ def set_up(
         mixed_precision=config.precision,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    parts, held_out = training_parts(config.data), validation_parts(config.data)
+    reads = config.reads_labels
+    parts, held_out = training_parts(config.data, labels=reads), validation_parts(config.data)
     _check_dimensions(config, parts)
-    check_trainable([part.scene for part in (*parts, *held_out)], config.data.class_names)
+    check_trainable([part.scene for part in (*(parts if reads else ()), *held_out)], config.data.class_names)
     contract = _contract(config, parts, former or start)
     items = _items(config, parts, contract)
     weak_labels = visible_labels(config.data, parts)
@@ -92,6 +95,7 @@ def set_up(
         contract=contract,
         class_weights=_class_weights(config.loss, parts, classes),
         average=None if average is None else average.weights,
+        clusters=_clusters(config, items),
     )
 
     def evaluate(network: nn.Module) -> Evaluation:
@@ -126,6 +130,20 @@ def set_up(
     elif accelerator.is_main_process:
         write_config(config, folder / "config.yaml")
     return trainer, conclude
+
+
+def _clusters(config: TrainConfig, items: StreamDataset) -> Clusters | None:
+    """Found in items far beyond those of any run; a resumed run finds the same ones."""
+    method = config.method
+    if not isinstance(method, ErdaConfig) or method.clusters is None:
+        return None
+    return Clusters.fit(
+        [items.labelled[2**40 + number] for number in range(CLUSTERING_CROPS)],
+        len(config.data.class_names),
+        neighbors=method.clusters.neighbors,
+        share=method.clusters.share,
+        seed=config.seed,
+    )
 
 
 def _check_dimensions(config: TrainConfig, parts: list[ScenePart]) -> None:

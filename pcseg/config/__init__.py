@@ -2,6 +2,7 @@
 
 from pcseg.config.data import AugmentConfig, CropConfig, DataConfig, StripConfig
 from pcseg.config.method import (
+    ClustersConfig,
     ConsistencyConfig,
     EntropyMinimizationConfig,
     ErdaConfig,
@@ -28,6 +29,7 @@ from pcseg.config.train import LossConfig, OptimConfig, ScheduleConfig, TrainCon
 
 __all__ = [
     "AugmentConfig",
+    "ClustersConfig",
     "ConsistencyConfig",
     "CropConfig",
     "DataConfig",

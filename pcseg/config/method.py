@@ -41,6 +41,16 @@ class PseudoLabelConfig(Config):
     """Share of the run in which the weight rises from 0."""
 
 
+class ClustersConfig(Config):
+    """k-means clusters of the input features stand for labels: nothing that an annotator has said is read."""
+
+    kind: Literal["clusters"] = "clusters"
+    neighbors: int = Field(default=16, ge=1)
+    """Nearest rows over which features are averaged before they are clustered; 1: a row's own."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Of the rows, those that are the surest of their cluster: they count as labelled, the others as unlabelled."""
+
+
 class ErdaConfig(Config):
     """Entropy regularisation and distribution alignment (Tang et al., NeurIPS 2023)."""
 
@@ -67,6 +77,8 @@ class ErdaConfig(Config):
     query_heads: int = Field(default=4, ge=1)
     max_rows: int | None = Field(default=None, ge=1)
     """Rows a step, drawn evenly, that the term looks at; None: all."""
+    clusters: ClustersConfig | None = None
+    """Unsupervised: what stands for labels; None: the labels of the data."""
 
 
 class SoftSelfLabelConfig(Config):

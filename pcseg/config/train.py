@@ -8,7 +8,13 @@ from pydantic import Field, model_validator
 
 from pcseg.config.base import Config
 from pcseg.config.data import DataConfig
-from pcseg.config.method import ConsistencyConfig, MethodConfig, PointPanopticConfig, SupervisedConfig
+from pcseg.config.method import (
+    ConsistencyConfig,
+    ErdaConfig,
+    MethodConfig,
+    PointPanopticConfig,
+    SupervisedConfig,
+)
 from pcseg.config.model import EncoderConfig, KPConvConfig, ModelConfig
 from pcseg.config.panoptic import PanopticConfig
 
@@ -113,6 +119,8 @@ class TrainConfig(Config):
         method = self.method
         if isinstance(method, ConsistencyConfig) and method.average_teaches and not self.average:
             raise ValueError("the teacher is the running average of the weights, and there is none; set average")
+        if not self.reads_labels and self.data.weak_labels is not None:
+            raise ValueError("method.clusters reads no labels; leave data.weak_labels out")
         if self.panoptic is None:
             if self.best_metric == "pq":
                 raise ValueError("best_metric pq needs a panoptic branch, and there is none; set panoptic")
@@ -124,6 +132,11 @@ class TrainConfig(Config):
         if not isinstance(method, (SupervisedConfig, PointPanopticConfig)):
             raise ValueError(f"panoptic needs the method supervised or point_panoptic, got {method.kind}")
         return self
+
+    @property
+    def reads_labels(self) -> bool:
+        """Labels of the training scenes are looked at; else the classes that are predicted are numbered clusters."""
+        return not isinstance(self.method, ErdaConfig) or self.method.clusters is None
 
     def with_caps(self, max_neighbors: tuple[int, ...] | None) -> TrainConfig:
         """The same run with these neighbour caps, where its network has any: they follow the clouds."""

@@ -14,7 +14,10 @@ from pcseg.ignore import IGNORE
 
 @dataclass(frozen=True, slots=True)
 class HiddenLabels:
-    """A scene as it is, but for its labels: whoever reads it gets those of ``rows``, and IGNORE everywhere else."""
+    """A scene as it is, but for its labels: whoever reads it gets those of ``rows``, and IGNORE everywhere else.
+
+    A scene that has no labels at all can hide them, too.
+    """
 
     source: RowSource
     rows: np.ndarray = field(repr=False)  # (n,) int64, whose labels may be seen
@@ -48,9 +51,9 @@ class HiddenLabels:
         return self.source.coords
 
     @property
-    def labels(self) -> np.ndarray | None:  # (N,) int16, class index or IGNORE
+    def labels(self) -> np.ndarray:  # (N,) int16, class index or IGNORE
         labels = self.source.labels
-        return None if labels is None else self._shown(labels, np.dtype(np.int16))
+        return self._shown(np.zeros(0) if labels is None else labels, np.dtype(np.int16))
 
     @property
     def instances(self) -> np.ndarray | None:  # (N,) int64, id of the thing or IGNORE

@@ -13,7 +13,7 @@ from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.hidden_labels import HiddenLabels
 from pcseg.datasets.row_source import RowSource
 from pcseg.datasets.scene_folder import find_scenes
-from pcseg.datasets.weak_labels import WeakLabels
+from pcseg.datasets.weak_labels import WeakLabels, no_labels
 from pcseg.errors import InputError
 
 
@@ -96,14 +96,19 @@ def open_sources(data: DataConfig, patterns: Sequence[str]) -> Sequence[RowSourc
     return find_scenes(data.root, patterns)
 
 
-def training_parts(data: DataConfig) -> list[ScenePart]:
+def training_parts(data: DataConfig, *, labels: bool = True) -> list[ScenePart]:
     """What a run is trained on, without the labels that a mask file hides.
+
+    Args:
+        labels: False: all labels are hidden, and scenes need not have any.
 
     Raises:
         InputError: a scene that is not there; a mask file that is missing, of other data, or shows no label.
     """
     scenes = open_sources(data, data.train_scenes)
-    if data.weak_labels is not None:
+    if not labels:
+        scenes = [HiddenLabels(scene, np.zeros(0, np.int64)) for scene in scenes]
+    elif data.weak_labels is not None:
         weak = WeakLabels.load(data.weak_labels)
         scenes = [weak.hide(scene) for scene in scenes]
         if not any(len(scene.rows) for scene in scenes):
@@ -114,11 +119,14 @@ def training_parts(data: DataConfig) -> list[ScenePart]:
 def visible_labels(data: DataConfig, parts: Sequence[ScenePart]) -> dict[str, Any] | None:
     """What to say of the labels that a run on these parts sees, as plain values; None: all of them.
 
+    Of parts that :func:`training_parts` gave.
+
     Raises:
         InputError: the mask file is missing or damaged.
     """
     if data.weak_labels is None:
-        return None
+        hidden = any(part.visible is not None for part in parts)
+        return no_labels(data.class_names, len(parts)) if hidden else None
     return WeakLabels.load(data.weak_labels).summary(part.scene.name for part in parts)
 
 

@@ -216,9 +216,26 @@ class WeakLabels:
         }
 
 
+def no_labels(class_names: Sequence[str], scenes: int) -> dict[str, Any]:
+    """What :meth:`WeakLabels.summary` would be of a run that sees no label at all."""
+    return {
+        "recipe": {"kind": "none"},
+        "seed": 0,
+        "voxel_size": None,
+        "labels": dict.fromkeys(class_names, 0),
+        "scenes": scenes,
+        "labelled_scenes": 0,
+        "ratio_points": 0.0,
+        "ratio_voxels": None,
+        "sha256": None,
+    }
+
+
 def describe_summary(summary: Mapping[str, Any]) -> str:
     """:meth:`WeakLabels.summary` in one line."""
     kind = summary["recipe"]["kind"]
+    if kind == "none":
+        return "no labels"
     settings = [
         f"{name} {value}"
         for name, value in summary["recipe"].items()

@@ -29,6 +29,7 @@ from pcseg.methods.soft_self_label import SoftSelfLabel
 from pcseg.methods.supervised import Supervised
 from pcseg.models import feature_width
 from pcseg.pseudo.alike import looks_of
+from pcseg.pseudo.clusters import Clusters
 from pcseg.pseudo.neighborhoods import contrasts_of
 
 
@@ -39,12 +40,14 @@ def build_method(
     contract: FeatureContract,
     class_weights: Tensor | None = None,  # (K,) float
     average: Mapping[str, Tensor] | None = None,
+    clusters: Clusters | None = None,
 ) -> nn.Module:
     """The method that ``config.method`` describes, around a network.
 
     Args:
         contract: of the features, for those that weigh edges.
         average: weights of the running average, by name, which the trainer moves; None: there is none.
+        clusters: what stands for labels in a run that reads none.
 
     Returns:
         ``method(streams, levels, progress) -> {term: ()}``, with the network as ``model``.
@@ -65,6 +68,7 @@ def build_method(
             num_classes=len(config.data.class_names),
             channels=feature_width(model),
             dim=config.model.dim,
+            clusters=clusters,
         )
     if isinstance(method, SoftSelfLabelConfig):
         return SoftSelfLabel(model, labelled, method, contrasts=contrasts_of(contract, method.contrast))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from pcseg.config import ErdaConfig
 from pcseg.methods.labelled_loss import LabelledLoss
 from pcseg.methods.streams import StreamLevels, Streams
 from pcseg.pseudo.class_queries import ClassQueries
+from pcseg.pseudo.clusters import Clusters
 from pcseg.pseudo.prototypes import Projection, Prototypes
 
 
@@ -22,13 +25,19 @@ class Erda(nn.Module):
     projection and the backbone through it, and the classifier through q. Queries are also trained on the labelled rows,
     as nothing else tells them what a class is.
 
+    Unsupervised, the sure rows of k-means clusters of the input features stand for labelled rows; all the rest is the
+    same, and a class is a cluster.
+
     Args:
         num_classes: K.
         channels: C of ``SegOutput.feats``.
         dim: D of the coordinates.
+        clusters: what stands for labels; None: the labels of the data.
 
     Source: Tang et al., All Points Matter, NeurIPS 2023 (prototypes; order of steps as in the released code: prototypes
-    move first, then name the pseudo-labels). Queries are our reading of its extension (arXiv 2408.16520).
+    move first, then name the pseudo-labels). Queries and the unsupervised mode are our
+    reading of its extension (arXiv 2408.16520), whose text could not be read. Clusters that move on in the space of the
+    projected features, with this term alone, were tried on AHN3 and drifted away from the classes.
     """
 
     def __init__(
@@ -40,9 +49,10 @@ class Erda(nn.Module):
         num_classes: int,
         channels: int,
         dim: int,
+        clusters: Clusters | None = None,
     ):
         super().__init__()
-        self.model, self.labelled, self.config = model, labelled, config
+        self.model, self.labelled, self.config, self.clusters = model, labelled, config, clusters
         # Of a generator of its own: with a weight of 0 the run is that of plain supervision, bit for bit.
         with torch.random.fork_rng(devices=[]):
             self.project = Projection(channels)
@@ -68,6 +78,9 @@ class Erda(nn.Module):
     def forward(self, streams: Streams, levels: StreamLevels, progress: float = 1.0) -> dict[str, Tensor]:
         """The weighted loss terms by name, each ()."""
         batch, config = streams["labelled"], self.config
+        if self.clusters is not None:
+            batch = replace(batch, labels=self.clusters(batch))
+            streams = {**streams, "labelled": batch}
         output, terms = self.labelled.step(self.model, streams, levels)
         if not config.weight:
             return terms

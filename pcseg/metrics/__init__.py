@@ -1,5 +1,5 @@
 """Scores of predictions."""
 
-from pcseg.metrics.confusion import Scores, confusion_matrix, scores
+from pcseg.metrics.confusion import Scores, confusion_matrix, matched, scores
 
-__all__ = ["Scores", "confusion_matrix", "scores"]
+__all__ = ["Scores", "confusion_matrix", "matched", "scores"]

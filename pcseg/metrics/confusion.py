@@ -50,6 +50,24 @@ def confusion_matrix(
     return cells.view(num_classes, num_classes).cpu().numpy()
 
 
+def matched(
+    confusion: np.ndarray,  # (K, K) integer, truth along the first axis, clusters along the second
+) -> np.ndarray:  # (K, K), clusters in the order of the classes that they are
+    """The matrix of clusters that have no names: each stands for one class, so that most rows are right.
+
+    Source: the usual protocol of unsupervised segmentation (Hungarian matching on counts, by SciPy). Matrices of parts
+    are to be summed first: one matching of all scenes.
+
+    Raises:
+        ValueError: a matrix that is not square.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"matched: confusion must be (K, K), got {confusion.shape}")
+    return confusion[:, linear_sum_assignment(confusion, maximize=True)[1]]
+
+
 def scores(
     confusion: np.ndarray,  # (K, K) integer, truth along the first axis
 ) -> Scores:

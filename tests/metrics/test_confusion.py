@@ -1,5 +1,7 @@
 """Confusion matrix and scores against scikit-learn and torchmetrics."""
 
+import itertools
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -7,7 +9,7 @@ import torch
 import torchmetrics.functional.classification as tm
 
 from pcseg.batch import IGNORE
-from pcseg.metrics import confusion_matrix, scores
+from pcseg.metrics import confusion_matrix, matched, scores
 
 
 @pytest.fixture
@@ -95,3 +97,21 @@ def test_errors(predicted, labels, error, message):
 def test_scores_need_a_square_matrix():
     with pytest.raises(ValueError, match=r"confusion must be \(K, K\)"):
         scores(np.zeros((2, 3)))
+
+
+def test_matching_equals_trying_every_order():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        confusion = rng.integers(0, 50, (5, 5))
+        best = max(np.trace(confusion[:, order]) for order in itertools.permutations(range(5)))
+        found = matched(confusion)
+        assert np.trace(found) == best
+        assert sorted(map(tuple, found.T)) == sorted(map(tuple, confusion.T)), "clusters change places, nothing else"
+    with pytest.raises(ValueError, match="must be"):
+        matched(np.zeros((2, 3), int))
+
+
+def test_one_matching_of_the_sum():
+    """Parts matched by themselves would flatter: a cluster could be another class in each."""
+    parts = [np.array([[9, 1], [2, 8]]), np.array([[1, 6], [7, 0]])]
+    assert np.array_equal(matched(sum(parts)), sum(parts)) and scores(matched(sum(parts))).oa == 18 / 34
