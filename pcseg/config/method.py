@@ -96,6 +96,9 @@ class SoftSelfLabelConfig(Config):
     solver_steps: int = Field(default=200, ge=1)
     """Gradient steps on the soft labels of a batch."""
     solver_lr: float = Field(default=0.075, gt=0)
+    solver_tolerance: float = Field(default=0.0, ge=0, lt=1)
+    """The descent of a batch ends early where 20 steps lower the energy by no more than this share of what all its
+    steps so far did; 0: never."""
     warmup: float = Field(default=0.3, ge=0, lt=1)
     """Share of the run that is trained on the labelled rows alone."""
     normalization: Literal["each", "rows"] = "each"

@@ -100,6 +100,7 @@ class SoftSelfLabel(nn.Module):
             pairwise_weight=config.pairwise_weight,
             steps=config.solver_steps,
             lr=config.solver_lr,
+            tolerance=config.solver_tolerance,
         )
         rows = max(1, batch.num_rows)
         self.last_energies = (solved.first_energy / rows, solved.last_energy / rows)

@@ -79,6 +79,47 @@ def test_the_descent_follows_the_gradient(kind, relaxation):
     torch.testing.assert_close(solved.log_targets[free], expected[free], atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["ce", "rce", "cce"])
+def test_many_steps_equal_a_plain_loop(kind):
+    """Forty steps, against automatic differentiation and one fresh softmax each."""
+    torch.manual_seed(1)
+    log_probs = torch.randn(50, 5, dtype=torch.float64).log_softmax(1)
+    labels = torch.where(torch.arange(50) % 7 == 0, torch.arange(50) % 5, IGNORE)
+    edges = chain(50)
+    hard = torch.full_like(log_probs, -30.0).scatter(1, labels.clamp(min=0).unsqueeze(1), 0.0)
+    seeds = (labels != IGNORE).unsqueeze(1)
+
+    def soft(values: torch.Tensor) -> torch.Tensor:
+        return torch.where(seeds, hard, torch.log_softmax(values, 1))
+
+    values = log_probs.clone()
+    for _ in range(40):
+        leaf = values.requires_grad_()
+        log_y = soft(leaf)
+        energy = 0.3 * coupling(log_y, log_probs, kind)[labels == IGNORE].sum()
+        energy = energy + 6.0 * ops.potts_energy(log_y, *edges, "cd").sum()
+        (gradient,) = torch.autograd.grad(energy, leaf)
+        values = (values - 0.075 * gradient).detach()
+    solved = solve_soft_labels(log_probs, labels, potts_on_edges(edges, "cd"), kind=kind, steps=40)
+    torch.testing.assert_close(solved.log_targets, soft(values), atol=1e-9, rtol=1e-9)
+
+
+def test_an_early_end():
+    """It ends at a multiple of 20 steps, where 20 more steps would change little; 0 goes through all of them."""
+    truth, colors, logits, labels = noisy_picture()
+    pairwise = potts_on_edges(ops.image_grid_edges(colors.view(32, 32, 3), 8, 9.0), "cd")
+
+    def solved(**settings):
+        return solve_soft_labels(logits.log_softmax(1), labels, pairwise, **settings)
+
+    whole, early = solved(steps=400), solved(steps=400, tolerance=0.01)
+    assert any(torch.equal(early.log_targets, solved(steps=count).log_targets) for count in range(20, 200, 20))
+    fall = float(whole.first_energy - whole.last_energy)
+    assert 0 <= float(early.last_energy - whole.last_energy) < 0.1 * fall
+    assert (early.log_targets.argmax(1) == truth).float().mean() > 0.97
+    assert torch.equal(solved(steps=10, tolerance=0.5).log_targets, solved(steps=10).log_targets)
+
+
 def noisy_picture():
     """A disc in front of a ground, as a network sees it that is right in three pixels of five."""
     torch.manual_seed(3)
