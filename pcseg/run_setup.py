@@ -28,6 +28,7 @@ from pcseg.datasets.scene_part import ScenePart, training_parts, validation_part
 from pcseg.datasets.streams import StreamDataset
 from pcseg.datasets.views import CropDataset
 from pcseg.datasets.voxel_scene import VoxelScene, check_trainable
+from pcseg.datasets.weak_labels import describe_summary
 from pcseg.datasets.windows import WindowDataset
 from pcseg.errors import InputError
 from pcseg.evaluate import Evaluation, evaluate_scenes, print_table, title_of, write_metrics
@@ -77,6 +78,8 @@ def set_up(
     contract = _contract(config, parts, former or start)
     items = _items(config, parts, contract)
     weak_labels = visible_labels(config.data, parts)
+    if weak_labels is not None and "lost" in weak_labels:
+        print(f"{config.data.weak_labels}: {describe_summary(weak_labels)}", file=sys.stderr)
     if former is not None and former.card.weak_labels != weak_labels:
         raise InputError(f"{folder}: holds an unfinished run that saw other labels; use --fresh or another --run")
     card = former.card if former is not None else _card(config, items, contract)

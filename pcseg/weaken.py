@@ -18,10 +18,15 @@ from pcseg.datasets.scene_part import open_sources
 from pcseg.datasets.voxel_scene import check_trainable
 from pcseg.datasets.weak_draw import draw_labels
 from pcseg.datasets.weak_labels import WeakLabels, describe_summary
-from pcseg.datasets.weak_recipes import RECIPES, Recipe, ScenesRecipe
+from pcseg.datasets.weak_recipes import RECIPES, ClicksRecipe, Recipe, ScenesRecipe, ScribblesRecipe
 from pcseg.errors import InputError, run_command
 
 PROG = "python -m pcseg.weaken CONFIG RECIPE"
+RADIUS_IN_VOXELS = 5.0
+"""Distance within which points belong to one object, where none is given. On AHN3, whose voxels have 0.4 m, strokes
+then show 1.4 % of the points; with one voxel the scan falls to pieces, and they show a sixth of it."""
+MANY = 0.1
+"""Share of the rows beyond which strokes are no longer few labels; full scribbles of images show about 3 %."""
 MAX_SCENES = 20
 """Lines of the table; further scenes are only counted."""
 _BY_NAME = {recipe.model_fields["kind"].default: recipe for recipe in RECIPES}
@@ -72,7 +77,8 @@ def weaken(config: TrainConfig, recipe: Recipe, options: WeakenOptions) -> WeakL
     if options.seed < 0:
         raise InputError(f"--seed: must be 0 or more, got {options.seed}")
     data = config.data.model_copy(update={"root": options.data or config.data.root})
-    recipe, voxel_size = _with_names_of_file(recipe), _voxel_size(config, options.voxel_size)
+    voxel_size = _voxel_size(config, options.voxel_size)
+    recipe = _with_radius(_with_names_of_file(recipe), config, voxel_size)
     there = WeakLabels.load(options.out) if options.out.exists() and not options.overwrite else None
     if there is not None:
         wanted = (recipe, options.seed, voxel_size)
@@ -93,6 +99,12 @@ def weaken(config: TrainConfig, recipe: Recipe, options: WeakenOptions) -> WeakL
     missing = [n for n, count in zip(weak.info.class_names, weak.info.class_counts, strict=True) if not count]
     if missing:
         print(f"no visible label of the class {', '.join(missing)}", file=sys.stderr)
+    if isinstance(recipe, ScribblesRecipe) and weak.info.ratio_points > MANY:
+        print(
+            f"the strokes show {weak.info.ratio_points:.1%} of all rows, many objects are small; a larger --radius "
+            f"joins them, --min-rows leaves them out",
+            file=sys.stderr,
+        )
     print(f"{options.out}{' was there already' if there is not None else ''}: {describe_summary(weak.summary())}")
     return weak
 
@@ -144,6 +156,15 @@ def _with_names_of_file(recipe: Recipe) -> Recipe:
     if not any(names):
         raise InputError(f"{path}: names no scene; give one name a line")
     return recipe.model_copy(update={"ids": tuple(name for name in names if name)})
+
+
+def _with_radius(recipe: Recipe, config: TrainConfig, voxel_size: float | None) -> Recipe:
+    """Objects of scans without instances need a radius: a few voxels, where none is given."""
+    if not isinstance(recipe, ClicksRecipe | ScribblesRecipe) or recipe.radius:
+        return recipe
+    if config.data.kind != "scenes" or not voxel_size:
+        return recipe
+    return recipe.model_copy(update={"radius": RADIUS_IN_VOXELS * voxel_size})
 
 
 def _voxel_size(config: TrainConfig, given: float | None) -> float | None:

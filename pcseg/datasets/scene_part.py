@@ -127,7 +127,17 @@ def visible_labels(data: DataConfig, parts: Sequence[ScenePart]) -> dict[str, An
     if data.weak_labels is None:
         hidden = any(part.visible is not None for part in parts)
         return no_labels(data.class_names, len(parts)) if hidden else None
-    return WeakLabels.load(data.weak_labels).summary(part.scene.name for part in parts)
+    told = WeakLabels.load(data.weak_labels).summary(part.scene.name for part in parts)
+    lost = sum(_count_lost(part) for part in parts)
+    return told | {"lost": lost} if lost else told
+
+
+def _count_lost(part: ScenePart) -> int:
+    """Visible labels of a scene that lie outside the part: in its strip, or beside that."""
+    if part.chosen is None or part.visible is None:
+        return 0
+    shown = part.visible & (np.asarray(part.scene.labels) >= 0)
+    return int(shown.sum() - shown[part.chosen].sum())
 
 
 def validation_parts(data: DataConfig) -> list[ScenePart]:

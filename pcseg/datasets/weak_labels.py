@@ -248,6 +248,8 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
         text += f", {summary['ratio_voxels']:.4%} of all voxels"
     if kind == "scenes":
         text += f", {summary['labelled_scenes']} of {summary['scenes']} scenes"
+    if summary.get("lost"):
+        text += f"; {summary['lost']:,} of them lie in the strip held out or beside it, and were not seen"
     return text
 
 

@@ -51,7 +51,8 @@ class ClicksRecipe(Config):
     count: int = Field(default=1, ge=1)
     """Of each object; all its rows, if it has less. 1 and 10: the point labels P1 and P10 of panoptic segmentation."""
     radius: float | None = Field(default=None, gt=0)
-    """Distance within which two points of a class belong to one component, in the unit of the coordinates."""
+    """Distance within which two points of a class belong to one component, in the unit of the coordinates; the command
+    takes five voxels of a scan where none is given."""
     min_rows: int = Field(default=1, ge=1)
     """Smaller objects get no click."""
 
@@ -68,7 +69,8 @@ class ScribblesRecipe(Config):
     share: float = Field(default=1.0, ge=0, le=1)
     """Of the whole stroke's length; 0: one row, a click."""
     radius: float | None = Field(default=None, gt=0)
-    """Of clouds: distance within which two points of a class belong to one component, and the longest step."""
+    """Of clouds: distance within which two points of a class belong to one component, and the longest step. The
+    command takes five voxels where none is given."""
     neighbors: int = Field(default=8, ge=2)
     """Of clouds: nearest points of the class to which a stroke may go on."""
     slice_step: int = Field(default=1, ge=1)

@@ -11,7 +11,7 @@ from PIL import Image
 from data_prep import las, ply
 from pcseg import evaluate, weaken
 from pcseg.checkpoint import load_checkpoint
-from pcseg.config import DeepLabConfig, ViTConfig
+from pcseg.config import DeepLabConfig, StripConfig, ViTConfig
 from pcseg.config_file import write_config
 from pcseg.datasets.scene_folder import Scene
 from pcseg.datasets.scene_part import open_sources, training_parts
@@ -226,7 +226,7 @@ def test_every_recipe_is_a_command(scenes, pictures, tmp_path, command):
         (["ratio", "--ratio", "0.1", "--seed", "-1"], "--seed: must be 0 or more"),
         (["ratio", "--ratio", "0.1", "--voxel-size", "-1"], "--voxel-size: must be 0 or more"),
         (["scenes"], "give either count or ids"),
-        (["clicks"], "say with --radius how near"),
+        (["clicks", "--voxel-size", "0"], "say with --radius how near"),
         (["list", "--folder", "nowhere"], "nowhere: holds no list of 'train_a'"),
         (["points", "--count", "2", "--scenes", "none"], "no scene matches 'none'"),
     ],
@@ -247,6 +247,36 @@ def test_a_class_that_nobody_has_is_told(tmp_path, command):
     arguments = [tmp_path / "config.yaml", "points", "--count", 5, "-o", tmp_path / "mask.npz"]
     code, _, err = command(weaken.main, arguments)
     assert code == 0 and err == "no visible label of the class tall\n"
+
+
+def test_strokes_that_show_too_much_are_told(scenes, tmp_path, command):
+    """With the default radius the toy's plane and wall are whole; a radius below their density leaves only pieces."""
+    write_config(toy_config(scenes), tmp_path / "config.yaml")
+    arguments = [tmp_path / "config.yaml", "scribbles", "-o", tmp_path / "mask.npz", "--overwrite"]
+    code, out, err = command(weaken.main, arguments)
+    assert (code, err) == (0, "") and "radius 2.5" in out
+    assert "% of all rows" in out and "% of all voxels" in out
+    code, _, err = command(weaken.main, [*arguments, "--radius", "0.05"])
+    share = WeakLabels.load(tmp_path / "mask.npz").info.ratio_points
+    assert code == 0 and share > 0.1 and f"the strokes show {share:.1%} of all rows, many objects are small" in err
+
+
+def test_labels_in_the_strip_are_told(scenes, tmp_path, capsys):
+    config = toy_config(scenes, steps=1)
+    sources = open_sources(config.data, config.data.train_scenes)
+    weak = draw_labels(sources, PointsRecipe(count=50), seed=0)
+    weak.save(tmp_path / "mask.npz")
+    config = with_mask(config, tmp_path / "mask.npz")
+    strip = StripConfig(fraction=0.3, margin=1.0)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"strip": strip})})
+    lost = 0
+    for source in sources:
+        x, rows = np.asarray(source.coords)[:, 0], weak.rows[source.name]
+        lost += int((x[rows] >= np.quantile(x, 0.7) - 1.0).sum())
+    assert 0 < lost < 100
+    train(config, tmp_path / "run")
+    assert f"{lost} of them lie in the strip held out or beside it" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["weak_labels"]["lost"] == lost
 
 
 @pytest.mark.parametrize("suffix", ["las", "laz", "ply"])
