@@ -2,7 +2,8 @@
 
     python -m benchmarks.label_efficiency                               # AHN3 at 0.1 % and at 20 labels a class
     python -m benchmarks.label_efficiency --data ahn3 --labels 0.1pct --methods partial_ce erda --seeds 0 1 2
-    python -m benchmarks.label_efficiency --tables                      # only the tables
+    python -m benchmarks.label_efficiency --tables                      # only the tables and the picture
+    python -m benchmarks.label_efficiency --study --labels 0.1pct       # six relaxations x three couplings
 
 All methods of a table have the same network, steps, augmentation and labels; the seed draws labels and network alike.
 Data are prepared and labels drawn where they are missing. A run that was interrupted goes on where it was; one that has
@@ -12,11 +13,13 @@ a result under ``benchmarks/results/label_efficiency`` is not made again.
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+from typing import get_args
 
 import tyro
 
@@ -33,9 +36,14 @@ from pcseg.config import (
     SupervisedConfig,
     TrainConfig,
 )
+from pcseg.config.method import Coupling
 from pcseg.config_file import load_config, write_config
+from pcseg.datasets.weak_labels import describe_summary
+from pcseg.ops.potts_energy import RELAXATIONS
 
 RESULTS, DOCUMENT = Path("benchmarks/results/label_efficiency"), Path("docs/results.md")
+PICTURE = Path("docs/label_efficiency.png")
+COUPLINGS: tuple[Coupling, ...] = get_args(Coupling)
 BEGIN, END = "<!-- tables: python -m benchmarks.label_efficiency -->", "<!-- end of few labels -->"
 FULL = "full"
 """All labels, as an upper bound; not a set of few labels."""
@@ -98,6 +106,20 @@ def methods(task: Task) -> dict[str, MethodConfig]:
     return found
 
 
+def study(task: Task) -> dict[str, MethodConfig]:
+    """Soft self-labelling with each relaxation and each coupling, all else as in :func:`methods`."""
+    soft = methods(task)["soft_self_label"]
+    return {
+        study_name(relaxation, coupling): soft.model_copy(update={"relaxation": relaxation, "coupling": coupling})
+        for relaxation in RELAXATIONS
+        for coupling in COUPLINGS
+    }
+
+
+def study_name(relaxation: str, coupling: str) -> str:
+    return f"study_{relaxation}_{coupling}"
+
+
 @dataclass(frozen=True)
 class Args:
     data: str = "ahn3"
@@ -107,8 +129,10 @@ class Args:
     """All where none is named; "full" is supervision with all labels."""
     seeds: tuple[int, ...] = (0, 1, 2)
     protocol: str = "full/votes=4/scene"
+    study: bool = False
+    """Train soft self-labelling with every relaxation and coupling instead of the methods."""
     tables: bool = False
-    """Write the tables from what is there, and train nothing."""
+    """Write the tables and the picture from what is there, and train nothing."""
 
 
 def result_of(data: str, labels: str, method: str, seed: int) -> Path:
@@ -132,7 +156,7 @@ def config_of(data: str, labels: str, method: str, seed: int) -> TrainConfig:
         "seed": seed,
         "steps": task.steps,
         "time_limit": None,
-        "method": methods(task)[method] if few else SupervisedConfig(),
+        "method": (methods(task) | study(task))[method] if few else SupervisedConfig(),
         "data": base.data.model_copy(update={"weak_labels": mask_of(data, labels, seed) if few else None}),
     }
     return base.model_copy(update=change)
@@ -149,12 +173,14 @@ def run(args: Args, labels: str, method: str, seed: int) -> None:
 
 def table(data: str, labels: str) -> list[str]:
     """One set of labels: a line for each method, by mIoU."""
-    task, lines = TASKS[data], []
+    task, lines, seen = TASKS[data], [], None
     classes = list(load_config(task.config).data.class_names)
     for kind, method in [(FULL, FULL), *((labels, name) for name in methods(task))]:
-        found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{data}_{kind}_{method}_seed*.json"))]
+        found = results(data, kind, method)
         if not found:
             continue
+        if kind != FULL:
+            seen = found[0]["weak_labels"]
         scores = [entry["miou"] for entry in found]
         spread = f" ± {stdev(scores):.4f}" if len(scores) > 1 else ""
         iou = [f"{mean(entry['iou'][name] or 0.0 for entry in found):.3f}" for name in classes]
@@ -167,11 +193,86 @@ def table(data: str, labels: str) -> list[str]:
     head = ["method", "seeds", "mIoU ± standard deviation", *classes, "s of training"]
     lines.sort(key=lambda pair: -pair[0])
     title = f"### {data}, labels `{labels}`: `{' '.join(task.labels[labels])}`, {task.steps} steps"
-    return [title, "", f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(text for _, text in lines), ""]
+    told = [] if seen is None else [f"Of one seed: {describe_summary(seen)}.", ""]
+    return [title, "", *told, f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(text for _, text in lines), ""]
+
+
+def study_table(data: str, labels: str) -> list[str]:
+    """One set of labels: mIoU by relaxation and coupling, where there is any."""
+    cells = {
+        (relaxation, coupling): [entry["miou"] for entry in results(data, labels, study_name(relaxation, coupling))]
+        for relaxation in RELAXATIONS
+        for coupling in COUPLINGS
+    }
+    if not any(cells.values()):
+        return []
+    lines = [
+        f"| {relaxation} | {' | '.join(shown(cells[relaxation, coupling]) for coupling in COUPLINGS)} |"
+        for relaxation in RELAXATIONS
+    ]
+    title = f"### {data}, labels `{labels}`: soft self-labelling, mIoU by relaxation and coupling (seeds)"
+    return [title, "", f"| | {' | '.join(COUPLINGS)} |", "|" + "---|" * (1 + len(COUPLINGS)), *lines, ""]
+
+
+def shown(scores: list[float]) -> str:
+    """Mean, standard deviation, and their number."""
+    if not scores:
+        return ""
+    spread = f" ± {stdev(scores):.4f}" if len(scores) > 1 else ""
+    return f"{mean(scores):.4f}{spread} ({len(scores)})"
+
+
+def results(data: str, labels: str, method: str) -> list[dict]:
+    """What each seed scored."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{data}_{labels}_{method}_seed*.json"))]
+
+
+def draw_picture(path: Path) -> None:
+    """Every set of labels that has results: a point a seed, the mean of each method, all labels as a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    sets = [(data, labels) for data, task in TASKS.items() for labels in task.labels]
+    scored = {
+        pair: {name: [entry["miou"] for entry in results(*pair, name)] for name in methods(TASKS[pair[0]])}
+        for pair in sets
+    }
+    sets = [pair for pair in sets if any(scored[pair].values())]
+    if not sets:
+        return
+    columns = min(3, len(sets))
+    rows = math.ceil(len(sets) / columns)
+    most = max(sum(map(bool, scored[pair].values())) for pair in sets)
+    size = (1.5 + 4.0 * columns, (1.2 + 0.3 * most) * rows)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(sets) :]:
+        axis.set_visible(False)
+    for axis, (data, labels) in zip(axes.flat, sets, strict=False):
+        order = sorted((mean(values), name, values) for name, values in scored[data, labels].items() if values)
+        for place, (centre, name, values) in enumerate(order):
+            color = "tab:orange" if name == "partial_ce" else "tab:blue"
+            axis.plot(values, [place] * len(values), "o", color=color, alpha=0.4, markersize=5)
+            axis.plot(centre, place, "|", color=color, markersize=16, markeredgewidth=2)
+        axis.set_yticks(range(len(order)), [f"{name} ({len(values)})" for _, name, values in order])
+        axis.set_ylim(-0.6, len(order) - 0.4)
+        everything = [entry["miou"] for entry in results(data, FULL, FULL)]
+        if everything:
+            axis.axvline(mean(everything), color="gray", linestyle="--")
+            place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "rotation": 90}
+            axis.annotate("all labels", (mean(everything), 0.5), (-10, 0), va="center", color="gray", **place)
+        axis.set_title(f"{data}, {labels}", fontsize="medium")
+        axis.set_xlabel("mIoU: seeds, and their mean")
+        axis.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
 
 
 def write_tables() -> None:
-    body = [text for data, task in TASKS.items() for labels in task.labels for text in table(data, labels)]
+    sets = [(data, labels) for data, task in TASKS.items() for labels in task.labels]
+    body = [text for pair in sets for text in (*table(*pair), *study_table(*pair))]
+    draw_picture(PICTURE)
     write_between(DOCUMENT, BEGIN, END, "\n".join(["\n", *body]))
 
 
@@ -179,7 +280,7 @@ def main(args: Args) -> None:
     task = TASKS[args.data]
     if not args.tables:
         for seed in args.seeds:
-            wanted = args.methods or (FULL, *methods(task))
+            wanted = args.methods or (tuple(study(task)) if args.study else (FULL, *methods(task)))
             for labels, method in [
                 (FULL if method == FULL else labels, method)
                 for labels in args.labels or tuple(task.labels)
