@@ -5,6 +5,8 @@ from pathlib import Path
 from pcseg.config import PointPanopticConfig, TrainConfig
 from pcseg.config_file import load_config
 
+METHOD = PointPanopticConfig(dilation=0.03, distance_prior_weight=3.0, mask_weight=0.1, warmup=0.6)
+
 
 def config() -> TrainConfig:
     base = load_config(Path(__file__).with_name("kpconv_panoptic.py"))
@@ -13,6 +15,6 @@ def config() -> TrainConfig:
         update={
             "name": "tabletop_kpconv_point_panoptic",
             "data": data,
-            "method": PointPanopticConfig(dilation=0.03, distance_prior_weight=3.0),
+            "method": METHOD,
         }
     )

@@ -304,7 +304,9 @@ def test_clouds_with_few_targets(yards, clicks, tmp_path, distance, labels, inst
 def yard_run(yards, clicks, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("yard_run")
     method = PointPanopticConfig(**POINTS, prior_weight=0.3, distance_prior_weight=0.3)
-    train(config_of(yards, method, weak_labels=clicks, steps=250, average=0.9, loss={"class_weights": "inverse"}), folder)
+    train(
+        config_of(yards, method, weak_labels=clicks, steps=250, average=0.9, loss={"class_weights": "inverse"}), folder
+    )
     return folder
 
 
