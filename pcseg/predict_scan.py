@@ -13,6 +13,7 @@ from pcseg.datasets.prepare import prepare_scan
 from pcseg.datasets.scene_folder import Scene
 from pcseg.datasets.scene_part import ScenePart
 from pcseg.io import scan
+from pcseg.panoptic_inference import segment_part
 from pcseg.predictor import Predictor
 
 SUFFIXES = (".las", ".laz", ".ply")
@@ -52,6 +53,8 @@ def predict_scan(
 ) -> np.ndarray:  # (K,) int64 points of each class
     """Segment one scan. Memory goes by the tile, not by the file; results appear whole or not at all.
 
+    A network with a panoptic branch also numbers the things, for which it sees the scan at once.
+
     Args:
         advance: called with the points done since the last call, and those of the scan.
 
@@ -67,16 +70,26 @@ def predict_scan(
         counts = predictor.classify_part(
             ScenePart(scene), classes, confidence, votes=votes, projection=projection, advance=advance
         )
+        instances = _instances(predictor, scene)
         scan.write_predictions(
             path,
             targets.scan,
             scene.to_source(classes, -1),
             scene.to_source(confidence, 0.0),
+            instances=None if instances is None else scene.to_source(instances, -1),
             codes=predictor.class_codes,
             overwrite_classification=overwrite_classification,
         )
         _draw(scene, classes, predictor, targets)
     return counts
+
+
+def _instances(predictor: Predictor, scene: Scene) -> np.ndarray | None:  # (N,) int32, -1: none
+    """Number of the thing of each point; None: the network names classes only."""
+    if predictor.card.config.panoptic is None:
+        return None
+    segments, _ = segment_part(predictor, ScenePart(scene))
+    return segments.instances(predictor.card.config.data.is_thing).astype(np.int32)
 
 
 def _array(file: Path, dtype: type, count: int) -> np.ndarray:

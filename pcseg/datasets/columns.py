@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pcseg.errors import InputError
-from pcseg.io.scan import ScanHeader
+from pcseg.io.scan import RESULTS, ScanHeader
 
 COMPOSITE = {
     "color": (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")),
@@ -31,7 +31,7 @@ _BOOKKEEPING = frozenset(
         *("x_t", "y_t", "z_t"),
     )
 )
-_RESULTS = frozenset(("pred_class", "confidence", "orig_class"))
+_RESULTS = frozenset((*RESULTS, "orig_class"))
 
 
 def columns_of(features: Iterable[str]) -> tuple[str, ...]:

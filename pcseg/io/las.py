@@ -19,7 +19,7 @@ from lazrs import LazrsError  # pyright: ignore[reportAttributeAccessIssue]
 from pcseg.errors import InputError
 from pcseg.io.atomic import replacing
 from pcseg.io.las_header import REMEDY, check_file
-from pcseg.io.scan import CHUNK_SIZE, ScanChunk, ScanHeader, check_columns, class_type
+from pcseg.io.scan import CHUNK_SIZE, RESULTS, ScanChunk, ScanHeader, check_columns, class_type
 
 logging.getLogger("laspy").addHandler(logging.NullHandler())  # its errors reach the user as ours, once
 
@@ -61,6 +61,7 @@ def write_predictions(
     pred_class: np.ndarray,  # (N,) integer, -1: not predicted
     confidence: np.ndarray,  # (N,) float
     *,
+    instances: np.ndarray | None,  # (N,) integer, -1: none
     codes: np.ndarray | None,  # (K,) int64; given: the classification is overwritten
     chunk_size: int = CHUNK_SIZE,
 ) -> None:
@@ -72,11 +73,13 @@ def write_predictions(
     header.vlrs = [v for v in header.vlrs if v.user_id not in ("copc", "laszip encoded")]
     names = set(header.point_format.dimension_names)
     dtype = class_type(max(int(np.max(pred_class)) + 1, 0 if codes is None else len(codes)))
-    header.remove_extra_dims([n for n in ("pred_class", "confidence") if n in names])
+    header.remove_extra_dims([name for name in RESULTS if name in names])
     added = [
         laspy.ExtraBytesParams("pred_class", dtype, "predicted class index"),
         laspy.ExtraBytesParams("confidence", np.dtype(np.float32), "probability of pred_class"),
     ]
+    if instances is not None:
+        added.append(laspy.ExtraBytesParams("pred_instance", np.dtype(np.int32), "number of the thing, or -1"))
     keep_old = codes is not None and "orig_class" not in names
     if codes is not None:
         highest = 31 if header.point_format.id < 6 else 255
@@ -94,10 +97,12 @@ def write_predictions(
             classes = np.asarray(pred_class[rows], np.int64)
             record = laspy.ScaleAwarePointRecord.zeros(len(points), header=header)
             for field in points.array.dtype.names:
-                if field in record.array.dtype.names and field not in ("pred_class", "confidence"):
+                if field in record.array.dtype.names and field not in RESULTS:
                     record.array[field] = points.array[field]
             record["pred_class"] = np.where(classes < 0, np.iinfo(dtype).max, classes).astype(dtype)
             record["confidence"] = np.asarray(confidence[rows], np.float32)
+            if instances is not None:
+                record["pred_instance"] = np.asarray(instances[rows], np.int32)
             if codes is not None:
                 old = np.asarray(points["classification"])
                 if keep_old:

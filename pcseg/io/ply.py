@@ -17,7 +17,7 @@ import numpy as np
 from pcseg.errors import InputError
 from pcseg.io.atomic import replacing
 from pcseg.io.ply_header import NAMES, REMEDY, PlyHeader, parse_header
-from pcseg.io.scan import CHUNK_SIZE, ScanChunk, ScanHeader, check_columns, class_type, label_column
+from pcseg.io.scan import CHUNK_SIZE, RESULTS, ScanChunk, ScanHeader, check_columns, class_type, label_column
 
 _AXES = ("x", "y", "z")
 
@@ -59,6 +59,7 @@ def write_predictions(
     pred_class: np.ndarray,  # (N,) integer, -1: not predicted
     confidence: np.ndarray,  # (N,) float
     *,
+    instances: np.ndarray | None,  # (N,) integer, -1: none
     codes: np.ndarray | None,  # (K,) int64; given: the classification is overwritten
     chunk_size: int = CHUNK_SIZE,
 ) -> None:
@@ -68,6 +69,8 @@ def write_predictions(
     """
     header = parse_header(source)
     plan = _plan(header, class_type(max(int(np.max(pred_class)) + 1, 0 if codes is None else len(codes))), codes)
+    if instances is not None:
+        plan.added["pred_instance"] = np.dtype(np.int32)
     with replacing(target) as temporary, source.open("rb") as file, temporary.open("wb") as out:
         out.write(_new_header(header, plan))
         file.seek(header.data_start)
@@ -80,6 +83,8 @@ def write_predictions(
             vertices = _parsed(part, header, start) if isinstance(part, list) else part
             rows = slice(start, start + len(vertices))
             added = plan.values(vertices, np.asarray(pred_class[rows], np.int64), np.asarray(confidence[rows]))
+            if instances is not None:
+                added["pred_instance"] = np.asarray(instances[rows], np.int32)
             if isinstance(part, list):
                 out.writelines(_text(part, header, plan, added))
             else:
@@ -149,7 +154,7 @@ def _plan(header: PlyHeader, classes: np.dtype, codes: np.ndarray | None) -> _Pl
     added = {"pred_class": classes, "confidence": np.dtype(np.float32)}
     replaced = label_column(types)
     if codes is None:
-        return _Plan(added, frozenset(added) & set(types), None, None)
+        return _Plan(added, frozenset(RESULTS) & set(types), None, None)
     if replaced is None:
         largest = max(int(codes.max(initial=0)), 0)
         added["classification"] = np.min_scalar_type(largest) if largest < 2**16 else np.dtype(np.int32)
@@ -162,7 +167,7 @@ def _plan(header: PlyHeader, classes: np.dtype, codes: np.ndarray | None) -> _Pl
             )
         if "orig_class" not in types:
             added["orig_class"] = dtype
-    return _Plan(added, frozenset(("pred_class", "confidence")) & set(types), replaced, codes)
+    return _Plan(added, frozenset(RESULTS) & set(types), replaced, codes)
 
 
 def _new_header(header: PlyHeader, plan: _Plan) -> bytes:

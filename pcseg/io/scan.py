@@ -14,6 +14,8 @@ from pcseg.errors import InputError
 
 CHUNK_SIZE = 1_000_000
 """Points read at a time: some 100 MB with every attribute."""
+RESULTS = ("pred_class", "confidence", "pred_instance")
+"""Attributes that a copy with predictions gets; those of an earlier prediction are left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +99,13 @@ def write_predictions(
     pred_class: np.ndarray,  # (N,) integer, class index; -1: not predicted
     confidence: np.ndarray,  # (N,) float
     *,
+    instances: np.ndarray | None = None,  # (N,) integer, number of the thing; -1: none
     codes: Sequence[int] | None = None,
     overwrite_classification: bool = False,
     chunk_size: int = CHUNK_SIZE,
 ) -> None:
-    """Copy a scan with two more attributes: ``pred_class`` (uint8 or uint16) and ``confidence`` (float32).
+    """Copy a scan with more attributes: ``pred_class`` (uint8 or uint16), ``confidence`` (float32) and, where things
+    are told apart, ``pred_instance`` (int32, -1 for none).
 
     Every original attribute, the point order, scale, offset and CRS are kept. A point that was not predicted has the
     largest value of its type as ``pred_class``. Bounded memory; the target appears whole or not at all.
@@ -124,8 +128,9 @@ def write_predictions(
     if _format(target) is not module:
         raise InputError(f"{target}: a {source.suffix} file can only be copied to the same format")
     header = module.read_header(source)
-    for name, values in (("pred_class", pred_class), ("confidence", confidence)):
-        if values.shape != (header.num_points,):
+    results = {"pred_class": pred_class, "confidence": confidence, "pred_instance": instances}
+    for name, values in results.items():
+        if values is not None and values.shape != (header.num_points,):
             raise InputError(f"{source}: has {header.num_points} points, got {name} of shape {values.shape}")
     if overwrite_classification and codes is None:
         raise InputError(f"{source}: the codes of the classes are needed to overwrite the classification")
@@ -134,6 +139,7 @@ def write_predictions(
         target,
         pred_class,
         confidence,
+        instances=instances,
         codes=None if codes is None or not overwrite_classification else np.asarray(codes, np.int64),
         chunk_size=chunk_size,
     )

@@ -77,6 +77,20 @@ def test_a_copy_keeps_every_attribute_header_and_order(tmp_path, suffix, version
     assert left_behind(tmp_path) == [source.name, target.name]
 
 
+def test_a_copy_numbers_the_things(tmp_path):
+    small_las(tmp_path / "a.laz", 120)
+    pred, confidence = predictions(120)
+    instances = np.arange(120, dtype=np.int64) % 70_000 - 1
+    write_predictions(tmp_path / "a.laz", tmp_path / "b.laz", pred, confidence, instances=instances, chunk_size=50)
+    after = laspy.read(tmp_path / "b.laz")
+    assert after["pred_instance"].dtype == np.int32
+    np.testing.assert_array_equal(after["pred_instance"], instances)
+    write_predictions(tmp_path / "b.laz", tmp_path / "c.laz", pred, confidence)
+    assert "pred_instance" not in laspy.read(tmp_path / "c.laz").point_format.dimension_names
+    with pytest.raises(InputError, match=r"has 120 points, got pred_instance of shape \(3,\)"):
+        write_predictions(tmp_path / "a.laz", tmp_path / "d.laz", pred, confidence, instances=instances[:3])
+
+
 def test_evlrs_are_kept_and_an_index_of_the_old_file_is_not(tmp_path):
     las = small_las(tmp_path / "a.laz", 50)
     las.header.vlrs.append(laspy.VLR("copc", 1, "index", bytes(160)))

@@ -63,6 +63,19 @@ def test_every_layout_gives_the_same_columns(tmp_path, layout, faces):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_copy_numbers_the_things(tmp_path, layout):
+    small_ply(tmp_path / "a.ply", layout=layout)
+    pred, confidence = predictions(57)
+    instances = np.arange(57) - 1
+    write_predictions(tmp_path / "a.ply", tmp_path / "b.ply", pred, confidence, instances=instances, chunk_size=10)
+    after = PlyData.read(tmp_path / "b.ply")["vertex"]
+    np.testing.assert_array_equal(after["pred_instance"], instances)
+    np.testing.assert_array_equal(after["pred_class"], pred)
+    write_predictions(tmp_path / "b.ply", tmp_path / "c.ply", pred, confidence)
+    assert "pred_instance" not in PlyData.read(tmp_path / "c.ply")["vertex"].data.dtype.names
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("faces", [0, 4])
 def test_a_copy_keeps_every_property_face_and_comment(tmp_path, layout, faces):
     source, target = tmp_path / "a.ply", tmp_path / "b.ply"

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from plyfile import PlyData
 from pydantic import ValidationError
 
-from pcseg import evaluate, pseudo_labels, weaken
+from pcseg import evaluate, predict, pseudo_labels, weaken
 from pcseg.batch import IGNORE, PointBatch, offsets_of
 from pcseg.config import (
     CropConfig,
@@ -20,8 +21,11 @@ from pcseg.config import (
     TrainConfig,
 )
 from pcseg.config_file import write_config
+from pcseg.datasets.prepare import prepare_scan
 from pcseg.datasets.scene_folder import ColumnInfo, SceneInfo, find_scenes, write_info
+from pcseg.datasets.scene_part import ScenePart
 from pcseg.datasets.streams import StreamDataset
+from pcseg.io.ply import write_ply
 from pcseg.methods.point_panoptic import PointPanoptic
 from pcseg.models.heads import Proposals
 from pcseg.panoptic_inference import evaluate_panoptic, merge_proposals, proposed_things, segment_part
@@ -335,6 +339,20 @@ def test_segments_of_a_scene_are_its_rows(yard_run):
     segments, proposed = segment_part(predictor, part)
     assert len(segments.ids) == part.num_points == proposed.masks.shape[1]
     assert evaluate_panoptic(predictor, [part]).scores.stuff.pq > 0.5
+
+
+def test_a_predicted_scan_numbers_its_things(yard_run, tmp_path, command):
+    coords, _, _, shade = yard(50)
+    values = dict(zip("xyz", coords.T, strict=True)) | {"shade": shade.astype(np.float32)}
+    write_ply(tmp_path / "yard.ply", dict.fromkeys(values, np.float32), len(coords), [values])
+    code, _, err = command(predict.main, [yard_run, tmp_path / "yard.ply", "-o", tmp_path / "out"])
+    assert code == 0, err
+    vertices = PlyData.read(tmp_path / "out" / "yard.ply")["vertex"]
+    (tmp_path / "same").mkdir()
+    scene = prepare_scan(tmp_path / "yard.ply", tmp_path / "same", name="yard", features=("shade",), progress=False)
+    segments, _ = segment_part(Predictor.load(yard_run), ScenePart(scene))
+    np.testing.assert_array_equal(vertices["pred_instance"], segments.instances((False, True, True)))
+    assert len(np.unique(vertices["pred_instance"])) > 2
 
 
 def test_supervision_with_all_labels_learns_things(yards, tmp_path):
