@@ -109,7 +109,7 @@ class PointPanoptic(nn.Module):
                 terms |= self._distance_terms(rounds, spread, batch, edges)
         weight = self._mask_weight(progress)
         if weight:
-            pseudo = self._pseudo_targets(batch, output, spread, lists, nearness)
+            pseudo = self._pseudo_targets(batch, output, spread, nearness)
             proposed = self.model.panoptic(batch, output)  # pyright: ignore[reportCallIssue]
             terms["masks"] = weight * panoptic_loss(proposed, batch.offsets, pseudo, self.branch)
         return terms
@@ -117,11 +117,9 @@ class PointPanoptic(nn.Module):
     @torch.no_grad()
     def pseudo_targets(self, batch: PointBatch, output: SegOutput) -> list[PseudoTargets]:  # B
         """Pseudo-labels of each cloud from what the network makes of it; those of points stay as they are."""
-        config = self.config
         clicked = targets_of(batch, self.is_thing)
-        lists = neighbor_lists(batch, k=config.k, window=config.window, step=config.window_step)
         spread = self._spread(batch, clicked)
-        pseudo = self._pseudo_targets(batch, output, spread, lists, None)
+        pseudo = self._pseudo_targets(batch, output, spread, None)
         kept = [replace(p, of_row=torch.where(c.of_row != IGNORE, c.of_row, p.of_row)) for p, c in zip(pseudo, clicked)]
         return [PseudoTargets(*pair) for pair in zip(kept, clicked, strict=True)]
 
@@ -159,13 +157,12 @@ class PointPanoptic(nn.Module):
         batch: PointBatch,
         output: SegOutput,
         targets: list[Targets],
-        lists: Tensor,  # (N, k)
         nearness: list[Tensor] | None,
     ) -> list[Targets]:
         config = self.config
         probs = output.logits.float().softmax(1)
         if nearness is None:
-            nearness = self._nearness(batch, output, probs, targets, lists)
+            nearness = self._nearness(batch, output, probs, targets)
         found = []
         clouds = zip(itertools.pairwise(batch.offsets.tolist()), nearness, targets, strict=True)
         for (start, end), near, wanted in clouds:
@@ -176,12 +173,13 @@ class PointPanoptic(nn.Module):
         return found
 
     def _nearness(
-        self, batch: PointBatch, output: SegOutput, probs: Tensor, targets: list[Targets], lists: Tensor
+        self, batch: PointBatch, output: SegOutput, probs: Tensor, targets: list[Targets]
     ) -> list[Tensor]:  # (n, G) each
         config = self.config
         if self.distance is not None:
             return self.distance.nearness(batch, output.feats, probs, targets)
         signal = torch.cat([look.signal(batch) for look in self.looks], 1) if self.looks else batch.coords * 0
+        lists = neighbor_lists(batch, k=config.k, window=3, step=1, both=True)  # paths go from pixel to pixel
         contrast = _contrast(signal, lists)
         found = []
         for number, (start, end) in enumerate(itertools.pairwise(batch.offsets.tolist())):

@@ -50,13 +50,19 @@ def looks_of(contract: FeatureContract, scales: Mapping[str, float]) -> tuple[Lo
 
 
 @torch.no_grad()
-def neighbor_lists(batch: PointBatch, *, k: int, window: int, step: int) -> Tensor:  # (N, k) int64, N for none
-    """The k nearest rows of each row of a cloud; of images the places of a window around each pixel, once a pair."""
+def neighbor_lists(
+    batch: PointBatch, *, k: int, window: int, step: int, both: bool = False
+) -> Tensor:  # (N, k) int64, N for none
+    """The k nearest rows of each row of a cloud; of images the places of a window around each pixel, once a pair.
+
+    Args:
+        both: let both ends of a pair of pixels list it, as paths need it.
+    """
     if batch.image_sizes is None:
         return ops.nearest_others(batch.coords, k, offsets=batch.offsets)[0]
     reach = window // 2
     shifts = [(y * step, x * step) for y in range(-reach, reach + 1) for x in range(-reach, reach + 1)]
-    later = [shift for shift in shifts if shift > (0, 0)]
+    later = [shift for shift in shifts if shift > (0, 0) or (both and shift < (0, 0))]
     parts, start = [], 0
     for height, width in batch.image_sizes.tolist():
         y = torch.arange(height, device=batch.coords.device)[:, None, None]

@@ -137,6 +137,9 @@ def test_a_window_lists_every_pair_once():
             if (y, x) != (v, u) and abs(y - v) in (0, 2) and abs(x - u) in (0, 2):
                 expected.add((start + y * width + x, start + v * width + u))
     assert pairs == expected
+    twice = neighbor_lists(images, k=1, window=3, step=2, both=True)
+    found = {(row, int(other)) for row, others in enumerate(twice) for other in others if other < images.num_rows}
+    assert found == pairs | {(other, row) for row, other in pairs}
 
 
 def color_contract() -> FeatureContract:
