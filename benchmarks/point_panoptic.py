@@ -2,7 +2,7 @@
 
     python -m benchmarks.point_panoptic                              # all variants, 3 seeds, then the tables
     python -m benchmarks.point_panoptic --variants learned path full --seeds 0
-    python -m benchmarks.point_panoptic --tune                       # on the last 10 learn scenes, for settings
+    python -m benchmarks.point_panoptic --tune                       # on ten of the learn scenes, for settings
     python -m benchmarks.point_panoptic --tables                     # only the tables
 
 The seed draws clicks and network alike. Pseudo-labels are scored on the training scenes, against labels that the run
@@ -59,7 +59,7 @@ class Args:
     """All where none is named; "full" is supervision with all labels."""
     seeds: tuple[int, ...] = (0, 1, 2)
     tune: bool = False
-    """Train without the last learn scenes, and score on them; results are printed, not kept."""
+    """Train without ten of the learn scenes, and score on them; results are printed, not kept."""
     change: str = "{}"
     """JSON of further changes of the method, for tuning."""
     run_change: str = "{}"
@@ -96,11 +96,10 @@ def config_of(variant: str, seed: int, args: Args) -> TrainConfig:
 
 
 def run(variant: str, seed: int, args: Args) -> dict[str, Any]:
-    from pcseg.datasets.scene_part import open_sources, validation_parts
-    from pcseg.metrics.panoptic import PanopticCounts, panoptic_counts
-    from pcseg.panoptic_inference import PanopticEvaluation, evaluate_panoptic, true_segments
+    from pcseg.datasets.scene_part import validation_parts
+    from pcseg.panoptic_inference import evaluate_panoptic
     from pcseg.predictor import Predictor
-    from pcseg.pseudo_labels import load_method, pseudo_segments
+    from pcseg.pseudo_labels import load_method, pseudo_segments, score_segments
     from pcseg.train import train
 
     config = config_of(variant, seed, args)
@@ -113,14 +112,8 @@ def run(variant: str, seed: int, args: Args) -> dict[str, Any]:
     result["train_seconds"] = predictor.card.train_seconds
     if variant != FULL:
         predictor, method = load_method(folder)
-        counts = PanopticCounts.none(len(config.data.class_names))
-        for name, segments in pseudo_segments(predictor, method):
-            truth = true_segments(open_sources(config.data, [name])[0], config.data.is_thing)
-            counts += panoptic_counts(segments, truth, len(config.data.class_names))
-        found = PanopticEvaluation(
-            class_names=config.data.class_names, is_thing=config.data.is_thing, counts=counts, matches=None
-        )
-        result["pseudo"] = found.as_dict()
+        found = dict(pseudo_segments(predictor, method))
+        result["pseudo"] = score_segments(found, config.data).as_dict()
     return result
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcseg import ops
 from pcseg.batch import IGNORE, PointBatch, offsets_of
@@ -135,12 +136,19 @@ def see_part(predictor: Predictor, part: ScenePart) -> SeenPart:
 @torch.no_grad()
 def look(predictor: Predictor, batch: PointBatch) -> SegOutput:
     """What the network makes of a batch, in evaluation mode."""
-    was_training = predictor.model.training
-    predictor.model.eval()
-    try:
+    with evaluating(predictor.model):
         return predictor.model(batch, predictor.model.levels(batch))  # pyright: ignore[reportCallIssue]
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block a network is in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
     finally:
-        predictor.model.train(was_training)
+        model.train(was_training)
 
 
 @torch.no_grad()
@@ -152,13 +160,9 @@ def segment_part(predictor: Predictor, part: ScenePart) -> tuple[Segments, Insta
     """
     branch = branch_of(predictor)
     seen = see_part(predictor, part)
-    was_training = predictor.model.training
-    output = look(predictor, seen.batch)
-    predictor.model.eval()
-    try:
+    with evaluating(predictor.model):
+        output = look(predictor, seen.batch)
         last = predictor.model.panoptic(seen.batch, output).last  # pyright: ignore[reportCallIssue]
-    finally:
-        predictor.model.train(was_training)
     things = predictor.card.config.data.is_thing
     merged = merge_proposals(last, things, min_score=branch.min_score, min_overlap=branch.min_overlap)
     proposed = proposed_things(last, things, max_copy=branch.max_copy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ import torch
 
 from pcseg.batch import IGNORE
 from pcseg.checkpoint import find_checkpoint, load_checkpoint
-from pcseg.config import PointPanopticConfig
+from pcseg.config import DataConfig, PointPanopticConfig
 from pcseg.config_file import leading_path, parse_command
 from pcseg.datasets.scene_part import ScenePart, open_sources, training_parts
 from pcseg.datasets.voxel_scene import VoxelScene
@@ -46,25 +46,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.out is None and not options.score:
         raise InputError("nothing to do: name a folder with --out, or ask for --score")
     predictor, method = load_method(run, options.device)
-    data = predictor.card.config.data
-    evaluation = PanopticEvaluation(
-        class_names=data.class_names,
-        is_thing=data.is_thing,
-        counts=PanopticCounts.none(len(data.class_names)),
-        matches=None,
-    )
-    for name, segments in pseudo_segments(predictor, method):
-        if options.out is not None:
-            _write(options.out / f"{name}.npz", segments, data.is_thing)
-        if options.score:
-            truth = true_segments(open_sources(data, [name])[0], data.is_thing)
-            evaluation = replace(
-                evaluation, counts=evaluation.counts + panoptic_counts(segments, truth, len(data.class_names))
-            )
+    found = dict(pseudo_segments(predictor, method))
+    if options.out is not None:
+        for name, segments in found.items():
+            _write(options.out / f"{name}.npz", segments, predictor.card.config.data.is_thing)
     if options.score:
+        evaluation = score_segments(found, predictor.card.config.data)
         print(json.dumps(evaluation.as_dict(), indent=1))
-        found = evaluation.scores
-        print(f"PQ {found.overall.pq:.4f}  things {found.things.pq:.4f}  stuff {found.stuff.pq:.4f}")
+        pq = evaluation.scores
+        print(f"PQ {pq.overall.pq:.4f}  things {pq.things.pq:.4f}  stuff {pq.stuff.pq:.4f}")
+
+
+def score_segments(found: Mapping[str, Segments], data: DataConfig) -> PanopticEvaluation:
+    """Compare segments of scenes, by name, with all labels of these, those that a mask file hides included.
+
+    Raises:
+        InputError: a scene without labels or instances.
+    """
+    counts = PanopticCounts.none(len(data.class_names))
+    for name, segments in found.items():
+        truth = true_segments(open_sources(data, [name])[0], data.is_thing)
+        counts += panoptic_counts(segments, truth, len(data.class_names))
+    return PanopticEvaluation(class_names=data.class_names, is_thing=data.is_thing, counts=counts, matches=None)
 
 
 def load_method(run: Path, device: str = "auto") -> tuple[Predictor, PointPanoptic]:

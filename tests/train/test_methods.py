@@ -20,12 +20,11 @@ from pcseg.config import (
     ViTConfig,
 )
 from pcseg.datasets.scene_part import training_parts
-from pcseg.datasets.streams import StreamDataset
 from pcseg.datasets.views import CropDataset
 from pcseg.errors import InputError
 from pcseg.run_setup import set_up
 from pcseg.train import train
-from tests.train.test_train import assert_same_run
+from tests.train.test_train import assert_goes_on_exactly
 from tests.train.toy import toy_config
 from tests.train.toy_images import image_config, volume_config
 
@@ -109,21 +108,7 @@ def test_every_method_trains_everywhere(folders, tmp_path, name, modality, netwo
 @pytest.mark.parametrize("name", ["erda_queries", "ipixmatch_average", "soft_split"])
 def test_an_interrupted_run_goes_on_exactly(folders, tmp_path, monkeypatch, name):
     config = config_of("cloud", folders, "kpconv", method=METHODS[name], save_every=1)
-    train(config, tmp_path / "whole")
-    original = StreamDataset.__getitem__
-
-    def failing(self, index):
-        if 5 <= index < 100:
-            raise OSError("stop here")
-        return original(self, index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StreamDataset, "__getitem__", failing)
-        with pytest.raises(OSError, match="stop here"):
-            train(config, tmp_path / "run")
-    torch.manual_seed(1234)
-    train(config, tmp_path / "run")
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_goes_on_exactly(config, tmp_path, monkeypatch)
 
 
 def test_erda_without_weight_is_plain_supervision(folders, tmp_path):

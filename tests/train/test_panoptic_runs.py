@@ -24,7 +24,6 @@ from pcseg.config_file import write_config
 from pcseg.datasets.prepare import prepare_scan
 from pcseg.datasets.scene_folder import ColumnInfo, SceneInfo, find_scenes, write_info
 from pcseg.datasets.scene_part import ScenePart
-from pcseg.datasets.streams import StreamDataset
 from pcseg.io.ply import write_ply
 from pcseg.methods.point_panoptic import PointPanoptic
 from pcseg.models.heads import Proposals
@@ -32,7 +31,7 @@ from pcseg.panoptic_inference import evaluate_panoptic, merge_proposals, propose
 from pcseg.predictor import Predictor
 from pcseg.run_setup import set_up
 from pcseg.train import train
-from tests.train.test_train import assert_same_run
+from tests.train.test_train import assert_goes_on_exactly
 
 CLASSES = ("ground", "post", "ball")
 BRANCH = QueryDecoderConfig(queries=8, layers=1, channels=16, heads=2)
@@ -232,21 +231,7 @@ def test_stages_and_warmup(yards, clicks, tmp_path):
 
 def test_an_interrupted_run_goes_on_exactly(yards, clicks, tmp_path, monkeypatch, one_thread):
     config = config_of(yards, PointPanopticConfig(**POINTS, warmup=0.0), weak_labels=clicks, save_every=1)
-    train(config, tmp_path / "whole")
-    original = StreamDataset.__getitem__
-
-    def failing(self, index):
-        if 5 <= index < 100:
-            raise OSError("stop here")
-        return original(self, index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StreamDataset, "__getitem__", failing)
-        with pytest.raises(OSError, match="stop here"):
-            train(config, tmp_path / "run")
-    torch.manual_seed(1234)
-    train(config, tmp_path / "run")
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert_goes_on_exactly(config, tmp_path, monkeypatch)
 
 
 def test_no_hidden_label_reaches_the_method(yards, clicks, tmp_path):

@@ -16,7 +16,9 @@ import torch
 from pcseg import checkpoint as checkpoint_module
 from pcseg.batch import PointBatch
 from pcseg.checkpoint import Checkpoint, load_checkpoint
+from pcseg.config import TrainConfig
 from pcseg.config_file import load_config, write_config
+from pcseg.datasets.streams import StreamDataset
 from pcseg.datasets.views import CropDataset
 from pcseg.errors import InputError
 from pcseg.train import main, train
@@ -47,6 +49,25 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert last(one).card.step == last(other).card.step
     assert_same(last(one).weights, last(other).weights, "weights")
     assert_same(last(one).training, last(other).training, "training")
+
+
+def assert_goes_on_exactly(config: TrainConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that fails at its sixth item and is started again ends as one that was never interrupted."""
+    train(config, folder / "whole")
+    original = StreamDataset.__getitem__
+
+    def failing(self, index):
+        if 5 <= index < 100:
+            raise OSError("stop here")
+        return original(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamDataset, "__getitem__", failing)
+        with pytest.raises(OSError, match="stop here"):
+            train(config, folder / "run")
+    torch.manual_seed(1234)
+    train(config, folder / "run")
+    assert_same_run(folder / "run", folder / "whole")
 
 
 @pytest.fixture

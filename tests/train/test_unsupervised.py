@@ -11,10 +11,9 @@ from pcseg import evaluate, predict
 from pcseg.checkpoint import load_checkpoint
 from pcseg.config import ClustersConfig, ErdaConfig, OptimConfig, TrainConfig
 from pcseg.datasets.scene_folder import Scene, write_info
-from pcseg.datasets.streams import StreamDataset
 from pcseg.io.ply import write_ply
 from pcseg.train import train
-from tests.train.test_train import assert_same_run
+from tests.train.test_train import assert_goes_on_exactly
 from tests.train.toy import toy_cloud, toy_config, write_scenes
 from tests.train.toy_images import CODES, image_config, write_images
 
@@ -77,20 +76,7 @@ def test_no_label_is_read(kind, tmp_path):
 
 def test_an_interrupted_run_goes_on_exactly(scenes, tmp_path, monkeypatch):
     config = unsupervised(toy_config(scenes), steps=4, save_every=1)
-    train(config, tmp_path / "whole")
-    original = StreamDataset.__getitem__
-
-    def failing(self, index):
-        if 5 <= index < 100:
-            raise OSError("stop here")
-        return original(self, index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(StreamDataset, "__getitem__", failing)
-        with pytest.raises(OSError, match="stop here"):
-            train(config, tmp_path / "run")
-    train(config, tmp_path / "run")
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_goes_on_exactly(config, tmp_path, monkeypatch)
 
 
 def test_what_is_told(scenes, tmp_path, command):
