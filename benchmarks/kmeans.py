@@ -27,7 +27,7 @@ from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.scene_part import ScenePart, training_parts, validation_parts
 from pcseg.metrics import confusion_matrix, matched, scores
 from pcseg.pseudo.clusters import Clusters
-from pcseg.run_setup import CLUSTERING_CROPS, _contract, _items
+from pcseg.run_setup import CLUSTERING_CROPS, fitted_contract, training_items
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def confusion(clusters: Clusters, part: ScenePart, contract: FeatureContract, vo
 def score(config: TrainConfig, neighbors: int, seed: int) -> float:
     config = config.model_copy(update={"seed": seed})
     parts = training_parts(config.data, labels=False)
-    contract = _contract(config, parts, None)
-    items = _items(config, parts, contract)
+    contract = fitted_contract(config, parts, None)
+    items = training_items(config, parts, contract)
     crops = [items.labelled[2**40 + number] for number in range(CLUSTERING_CROPS)]
     clusters = Clusters.fit(crops, len(config.data.class_names), neighbors=neighbors, share=1.0, seed=seed)
     size = config.model.voxel_size

@@ -75,8 +75,8 @@ def set_up(
     parts, held_out = training_parts(config.data, labels=reads), validation_parts(config.data)
     _check_dimensions(config, parts)
     check_trainable([part.scene for part in (*(parts if reads else ()), *held_out)], config.data.class_names)
-    contract = _contract(config, parts, former or start)
-    items = _items(config, parts, contract)
+    contract = fitted_contract(config, parts, former or start)
+    items = training_items(config, parts, contract)
     weak_labels = visible_labels(config.data, parts)
     if weak_labels is not None and "lost" in weak_labels:
         print(f"{config.data.weak_labels}: {describe_summary(weak_labels)}", file=sys.stderr)
@@ -180,14 +180,14 @@ def _former(folder: Path, config: TrainConfig) -> Checkpoint | None:
     return former
 
 
-def _contract(config: TrainConfig, parts: list[ScenePart], earlier: Checkpoint | None) -> FeatureContract:
+def fitted_contract(config: TrainConfig, parts: list[ScenePart], earlier: Checkpoint | None) -> FeatureContract:
     """Scaling of the features: of the run that goes on or is started from, else from the training scenes."""
     if earlier is not None and earlier.card.config.data.features == config.data.features:
         return FeatureContract.from_values(earlier.card.feature_contract, where=str(earlier.path))
     return FeatureContract.fit(config.data.features, [part.scene for part in parts])
 
 
-def _items(config: TrainConfig, parts: list[ScenePart], contract: FeatureContract) -> StreamDataset:
+def training_items(config: TrainConfig, parts: list[ScenePart], contract: FeatureContract) -> StreamDataset:
     """What the network is trained on: windows of pixels for a network on images, else crops of voxels."""
     data, method = config.data, config.method
     views = method.views if isinstance(method, ConsistencyConfig) else None

@@ -121,11 +121,11 @@ def test_erda_without_weight_is_plain_supervision(folders, tmp_path):
 
 def test_views_carry_no_label(folders):
     """What is learnt on the views stays bit for bit the same when every label is another one."""
-    from pcseg.run_setup import _contract, _items
+    from pcseg.run_setup import fitted_contract, training_items
 
     config = config_of("cloud", folders, "kpconv", method=METHODS["ipixmatch_unimatch"])
     parts = training_parts(config.data)
-    items = _items(config, parts, _contract(config, parts, None))
+    items = training_items(config, parts, fitted_contract(config, parts, None))
     assert isinstance(items.unlabelled, CropDataset)
     first = [items[index] for index in range(6)]
     for item in first:
@@ -142,14 +142,14 @@ def test_views_carry_no_label(folders):
 
 def test_rows_of_strong_views_name_what_they_show(folders):
     from pcseg.datasets.streams import collate
-    from pcseg.run_setup import _contract, _items
+    from pcseg.run_setup import fitted_contract, training_items
 
     still = {"weak": {}, "strong": {}}
     for modality, network in (("cloud", "kpconv"), ("image", "windows")):
         views = ViewsConfig(mix_probability=0.5, **still)
         config = config_of(modality, folders, network, method=ConsistencyConfig(views=views))
         parts = training_parts(config.data)
-        items = _items(config, parts, _contract(config, parts, None))
+        items = training_items(config, parts, fitted_contract(config, parts, None))
         batch = collate([items[index] for index in range(8)])
         strong, weak = batch["strong_view"], batch["weak_view"]
         assert strong.rows is not None and len(strong) == 8 and len(weak) > 8, "some of them are mixed"
