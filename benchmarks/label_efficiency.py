@@ -4,6 +4,7 @@
     python -m benchmarks.label_efficiency --data ahn3 --labels 0.1pct --methods partial_ce erda --seeds 0 1 2
     python -m benchmarks.label_efficiency --tables                      # only the tables and the picture
     python -m benchmarks.label_efficiency --study --labels 0.1pct       # six relaxations x three couplings
+    python -m benchmarks.label_efficiency --tune --methods erda --change '{"momentum": 0.9}'  # on strips, for settings
 
 All methods of a table have the same network, steps, augmentation and labels; the seed draws labels and network alike.
 Data are prepared and labels drawn where they are missing. A run that was interrupted goes on where it was; one that has
@@ -12,6 +13,7 @@ a result under ``benchmarks/results/label_efficiency`` is not made again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import subprocess
@@ -131,6 +133,12 @@ class Args:
     protocol: str = "full/votes=4/scene"
     study: bool = False
     """Train soft self-labelling with every relaxation and coupling instead of the methods."""
+    tune: bool = False
+    """Train without a strip of the training part along each axis in turn, and score there; printed, not kept."""
+    change: str = "{}"
+    """JSON of changes of the method, for tuning."""
+    run_change: str = "{}"
+    """JSON of changes of the run, for tuning."""
     tables: bool = False
     """Write the tables and the picture from what is there, and train nothing."""
 
@@ -169,6 +177,29 @@ def run(args: Args, labels: str, method: str, seed: int) -> None:
     asked = folder / "asked.yaml"
     write_config(config_of(args.data, labels, method, seed), asked)
     train_and_score(asked, folder, result_of(args.data, labels, method, seed), seed=seed, protocol=args.protocol)
+
+
+def tune(args: Args, labels: str, method: str) -> None:
+    """One line: mIoU on the strips, in the order of seeds and axes, and their mean."""
+    scored = []
+    for seed in args.seeds:
+        prepare(TASKS[args.data].config)
+        values = config_of(args.data, labels, method, seed).model_dump(mode="json") | json.loads(args.run_change)
+        values["method"] |= json.loads(args.change)
+        for axis in "xy":
+            values["data"]["strip"] = {"axis": axis, "fraction": 0.22}
+            key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+            folder = Path("runs/label_efficiency") / f"tune_{args.data}_{labels}_{method}_{key}"
+            folder.mkdir(parents=True, exist_ok=True)
+            written, scores = folder / "asked.yaml", folder / "scores.json"
+            write_config(TrainConfig.model_validate(values), written)
+            if not scores.exists():
+                train_and_score(written, folder, scores, seed=seed, protocol="full/votes=1/scene")
+            scored.append(json.loads(scores.read_text())["miou"])
+    told = " ".join(f"{value:.4f}" for value in scored)
+    print(
+        f"tuned {args.data} {labels} {method} {args.change} {args.run_change}: {mean(scored):.4f}  {told}", flush=True
+    )
 
 
 def table(data: str, labels: str) -> list[str]:
@@ -278,6 +309,11 @@ def write_tables() -> None:
 
 def main(args: Args) -> None:
     task = TASKS[args.data]
+    if args.tune:
+        for labels in args.labels or tuple(task.labels):
+            for method in args.methods or tuple(methods(task)):
+                tune(args, labels, method)
+        return
     if not args.tables:
         for seed in args.seeds:
             wanted = args.methods or (tuple(study(task)) if args.study else (FULL, *methods(task)))

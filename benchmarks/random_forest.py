@@ -31,6 +31,7 @@ from pcseg.datasets.scene_part import ScenePart, training_parts, validation_part
 from pcseg.metrics.confusion import Scores, confusion_matrix, scores
 
 LEAVES = (1, 5, 20)
+TUNED_ROWS = 1_000_000  # of the strips, on which the leaf size is tuned
 Rows = tuple[np.ndarray, np.ndarray]  # features (n, F), labels (n,)
 
 
@@ -57,19 +58,19 @@ def described(part: ScenePart, data: DataConfig, scales: tuple[int, ...]) -> np.
     return np.concatenate([shape, *columns], 1)[chosen]
 
 
-def drawn(parts: Sequence[ScenePart], args: Args, data: DataConfig, count: int, seed: int) -> Rows:
-    """At most ``count`` labelled rows of the parts, drawn evenly."""
-    rng = np.random.default_rng(seed)
+def drawn(parts: Sequence[ScenePart], args: Args, data: DataConfig, count: int, seeds: Sequence[int]) -> list[Rows]:
+    """At most ``count`` labelled rows of the parts for each seed, drawn evenly; features are made once for all."""
+    rngs = [np.random.default_rng(seed) for seed in seeds]
     total = sum(int((labels_of(part) != IGNORE).sum()) for part in parts)
     share = min(1.0, count / max(total, 1))
-    feats, labels = [], []
+    found: list[list[Rows]] = [[] for _ in seeds]
     for part in parts:
-        truth = labels_of(part)
-        rows = np.flatnonzero(truth != IGNORE)
-        rows = np.sort(rng.permutation(rows)[: round(share * len(rows))])
-        feats.append(described(part, data, args.scales)[rows])
-        labels.append(truth[rows])
-    return np.concatenate(feats), np.concatenate(labels)
+        feats, truth = described(part, data, args.scales), labels_of(part)
+        labelled = np.flatnonzero(truth != IGNORE)
+        for rng, pieces in zip(rngs, found, strict=True):
+            rows = np.sort(rng.permutation(labelled)[: round(share * len(labelled))])
+            pieces.append((feats[rows], truth[rows]))
+    return [(np.concatenate([f for f, _ in pieces]), np.concatenate([t for _, t in pieces])) for pieces in found]
 
 
 def labels_of(part: ScenePart) -> np.ndarray:  # (n,) int64
@@ -85,12 +86,20 @@ def fit(rows: Rows, seed: int, leaf: int) -> RandomForestClassifier:
     return forest.fit(*rows)
 
 
-def score(forests: Sequence[RandomForestClassifier], parts: Sequence[ScenePart], args: Args, data: DataConfig) -> list:
-    """Scores of each forest on every labelled row of the parts."""
+def score(
+    forests: Sequence[RandomForestClassifier],
+    parts: Sequence[ScenePart],
+    args: Args,
+    data: DataConfig,
+    most: int | None = None,
+) -> list[Scores]:
+    """Scores of each forest on every row of the parts, or on about ``most`` rows, evenly spaced in each part."""
     num_classes = len(data.class_names)
-    confusion = [torch.zeros(num_classes, num_classes, dtype=torch.int64).numpy() for _ in forests]
+    total = sum(len(labels_of(part)) for part in parts)
+    step = 1 if most is None else max(1, total // most)
+    confusion = [np.zeros((num_classes, num_classes), np.int64) for _ in forests]
     for part in parts:
-        feats, truth = described(part, data, args.scales), labels_of(part)
+        feats, truth = described(part, data, args.scales)[::step], labels_of(part)[::step]
         for table, forest in zip(confusion, forests, strict=True):
             table += confusion_matrix(forest.predict(feats), truth, num_classes)
     return [scores(table) for table in confusion]
@@ -100,11 +109,12 @@ def main(args: Args) -> None:
     data = load_config(args.config).data
     start = time.perf_counter()
     tuning = data.model_copy(update={"strip": StripConfig(fraction=0.2, margin=2.0)})
-    few = drawn(training_parts(tuning), args, data, args.labels // 4, seed=0)
-    strips = score([fit(few, 0, leaf) for leaf in LEAVES], validation_parts(tuning), args, data)
+    (few,) = drawn(training_parts(tuning), args, data, args.labels // 4, seeds=[0])
+    strips = score([fit(few, 0, leaf) for leaf in LEAVES], validation_parts(tuning), args, data, most=TUNED_ROWS)
     best = LEAVES[int(np.argmax([result.miou for result in strips]))]
-    forests = [fit(drawn(training_parts(data), args, data, args.labels, seed), seed, best) for seed in args.seeds]
-    results: list[Scores] = score(forests, validation_parts(data), args, data)
+    tables = drawn(training_parts(data), args, data, args.labels, args.seeds)
+    forests = [fit(rows, seed, best) for rows, seed in zip(tables, args.seeds, strict=True)]
+    results = score(forests, validation_parts(data), args, data)
     report = {
         "method": "random forest",
         "data": args.config.parent.name,
