@@ -30,7 +30,8 @@ from pcseg.io.scan import ScanChunk
 _CLOUD = re.compile(rf"(?:^|/)({'|'.join(SPLITS)})/([A-Za-z]\w*)\.npz$")
 _UNIT = 1e-4  # metres
 _TABLE = 0
-COLUMNS: dict[str, tuple[str, ...]] = {"color": ("color",), "height": ("height",), "instances": ("instances",)}
+COLUMNS: dict[str, tuple[str, ...]] = {name: (name,) for name in ("color", "height", "normals", "instances")}
+_THINNED, _NEIGHBORS = 0.005, 24  # metres; a normal is that of the plane through so many of the thinned points: 2 cm
 REMEDY = "take it from the project's samples again"
 
 
@@ -96,17 +97,34 @@ def read(tree: RawTree, name: str) -> ScanChunk:
 
 
 def stand(tree: RawTree, name: str) -> ScanChunk:
-    """One cloud, turned so that its table is z = 0, with the column ``height`` above it.
+    """One cloud, turned so that its table is z = 0, with ``height`` above it and ``normals`` towards the camera.
 
     Raises:
         InputError: as :func:`read`, and a cloud without a table.
     """
     chunk = read(tree, name)
     try:
-        coords = upright(chunk.coords)
+        coords, camera = upright(chunk.coords)
     except InputError as error:
         raise InputError(f"{tree.where(name)}: {error}; {REMEDY}") from error
-    return ScanChunk(start=0, coords=coords, columns=chunk.columns | {"height": coords[:, 2].astype(np.float32)})
+    made = {"height": coords[:, 2].astype(np.float32), "normals": normals_of(coords, camera)}
+    return ScanChunk(start=0, coords=coords, columns=chunk.columns | made)
+
+
+def normals_of(
+    coords: np.ndarray,  # (N, 3) float
+    camera: np.ndarray,  # (3,) float
+) -> np.ndarray:  # (N, 3) float32, of length 1
+    """Normal of the surface at every point, on the camera's side. Noise of depth asks for more than the next points."""
+    import torch
+
+    from pcseg import ops
+
+    points = torch.from_numpy(coords)
+    thinned = ops.voxel_features(ops.grid_subsample(points, _THINNED), points).coords
+    normals = ops.local_geometry(thinned, ops.knn(points, thinned, _NEIGHBORS)[0]).normals.numpy()
+    away = np.einsum("nd,nd->n", normals, camera - coords) < 0
+    return np.where(away[:, None], -normals, normals).astype(np.float32)
 
 
 def pack(

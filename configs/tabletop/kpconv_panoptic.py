@@ -24,7 +24,7 @@ def config() -> TrainConfig:
             class_names=CLASS_NAMES,
             label_map={0: 0, 1: 1, 2: 2, 255: -1},
             things=THINGS,
-            features=("color", "height"),
+            features=("color", "height", "normals"),
             crop=CropConfig(shape="sphere", max_voxels=100_000, balanced=0.0),  # the whole scene
             augment=AugmentConfig(
                 rotate=True, flip=0.5, scale=(0.9, 1.1), isotropic=True, color=0.5, brightness=0.2, contrast=0.2

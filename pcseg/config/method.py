@@ -203,6 +203,9 @@ class PointPanopticConfig(Config):
     """Features by which rows look alike, with a scale each: in LAB for colours, in its own unit for others."""
     min_likeness: float = Field(default=0.3, gt=0, lt=1)
     """``exp(-difference / 2 / scale)`` from which on a pair is tied."""
+    max_concavity: float | None = Field(default=None, ge=0, le=2)
+    """Of clouds with the feature ``normals``: pairs between which the surface folds inwards by more, the sine of the
+    angle about, are not tied, as things meet in such folds; null: no matter."""
     k: int = Field(default=8, ge=1)
     """Neighbours of a cloud's row."""
     window: int = Field(default=5, ge=3)

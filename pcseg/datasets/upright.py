@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from pcseg.errors import InputError
@@ -10,11 +12,18 @@ _SAMPLE = 20_000  # points among which the surface is looked for
 _SWEEPS = 5
 
 
+class Standing(NamedTuple):
+    """A scan on its surface: x right, y forward, z above it."""
+
+    coords: np.ndarray  # (N, 3) float64
+    camera: np.ndarray  # (3,) float64
+
+
 def upright(
     coords: np.ndarray,  # (N, 3) float, camera frame: x right, y down, z forward
     *,
     tolerance: float = 0.006,
-) -> np.ndarray:  # (N, 3) float64: x right, y forward, z above the surface
+) -> Standing:
     """Turn and shift a scan so that its largest plane, a table or a floor, is z = 0 with the camera above it.
 
     The plane is found by random samples of fixed seed, then fitted to the points within ``tolerance``.
@@ -51,4 +60,4 @@ def upright(
     forward /= length
     turned = points @ np.stack([np.cross(forward, normal), forward, normal], 1)
     turned[:, 2] -= level
-    return turned
+    return Standing(turned, np.array([0.0, 0.0, -level]))

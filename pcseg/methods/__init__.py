@@ -28,7 +28,7 @@ from pcseg.methods.pseudo_label import PseudoLabel
 from pcseg.methods.soft_self_label import SoftSelfLabel
 from pcseg.methods.supervised import Supervised
 from pcseg.models import feature_width
-from pcseg.pseudo.alike import looks_of
+from pcseg.pseudo.alike import looks_of, surface_of
 from pcseg.pseudo.clusters import Clusters
 from pcseg.pseudo.neighborhoods import contrasts_of
 
@@ -86,6 +86,7 @@ def build_method(
             dim=config.model.dim,
             is_thing=config.data.is_thing,
             looks=looks_of(contract, method.alike),
+            surface=None if method.max_concavity is None else surface_of(contract),
         )
     if config.panoptic is not None:
         return Panoptic(model, labelled, config.panoptic, config.data.is_thing)

@@ -18,7 +18,7 @@ from pcseg.methods.panoptic import panoptic_loss
 from pcseg.methods.streams import StreamLevels, Streams, ramp
 from pcseg.models.heads import SegOutput
 from pcseg.ops import GridEdges
-from pcseg.pseudo.alike import Looks, alike_edges, cloud_edges, collision_prior, neighbor_lists
+from pcseg.pseudo.alike import Looks, Surface, alike_edges, cloud_edges, collision_prior, neighbor_lists
 from pcseg.pseudo.learnable_distance import LearnableDistance
 from pcseg.pseudo.panoptic_labels import panoptic_labels
 from pcseg.pseudo.rule_distance import path_cost, path_distance, straight_distance
@@ -52,6 +52,7 @@ class PointPanoptic(nn.Module):
         model: with the branch as ``model.panoptic``.
         channels: C of the network's features.
         looks: features by which rows look alike.
+        surface: needed where ``max_concavity`` is given.
 
     Source: Li, Fan and Zhang, ECCV 2024; what is our reading stands in the parts. Rules and priors: PSPS (Fan et al.
     2022).
@@ -68,10 +69,11 @@ class PointPanoptic(nn.Module):
         dim: int,
         is_thing: Sequence[bool],
         looks: tuple[Looks, ...],
+        surface: Surface | None = None,
     ):
         super().__init__()
         self.model, self.labelled, self.config, self.branch = model, labelled, config, branch
-        self.is_thing, self.looks = tuple(is_thing), looks
+        self.is_thing, self.looks, self.surface = tuple(is_thing), looks, surface
         self.distance = None
         if config.distance == "learned":
             self.distance = LearnableDistance(
@@ -98,7 +100,14 @@ class PointPanoptic(nn.Module):
         output, terms = self.labelled.step(self.model, {"labelled": batch}, levels)
         second = config.schedule == "two_stage" and progress >= FIRST_STAGE
         lists = neighbor_lists(batch, k=config.k, window=config.window, step=config.window_step)
-        edges = alike_edges(batch, self.looks, lists, min_likeness=config.min_likeness)
+        edges = alike_edges(
+            batch,
+            self.looks,
+            lists,
+            min_likeness=config.min_likeness,
+            surface=self.surface,
+            max_concavity=2.0 if config.max_concavity is None else config.max_concavity,
+        )
         nearness = None
         if not second:
             log_probs = torch.log_softmax(output.logits.float(), 1)
@@ -181,6 +190,8 @@ class PointPanoptic(nn.Module):
         signal = torch.cat([look.signal(batch) for look in self.looks], 1) if self.looks else batch.coords * 0
         lists = neighbor_lists(batch, k=config.k, window=3, step=1, both=True)  # paths go from pixel to pixel
         contrast = _contrast(signal, lists)
+        if self.surface is not None:
+            contrast = torch.maximum(contrast, _folds(self.surface.concavity(batch, lists)))
         found = []
         for number, (start, end) in enumerate(itertools.pairwise(batch.offsets.tolist())):
             wanted, cloud = targets[number], slice(start, end)
@@ -227,6 +238,12 @@ def _contrast(signal: Tensor, lists: Tensor) -> Tensor:  # (N, c), (N, k) -> (N,
         count += present
     mean = total / count.clamp(min=1)
     return mean / mean.amax().clamp(min=1e-12) if rows else mean
+
+
+def _folds(concavity: Tensor) -> Tensor:  # (N, k) -> (N,) in [0, 1]
+    """How far the surface around a row folds inwards, over the largest."""
+    mean = concavity.clamp(min=0).mean(1)
+    return mean / mean.amax().clamp(min=1e-12) if len(mean) else mean
 
 
 def _relative_lengths(coords: Tensor, neighbors: Tensor) -> Tensor:  # (n, k)

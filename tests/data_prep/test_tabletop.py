@@ -105,10 +105,28 @@ def test_upright_undoes_a_camera():
     world = np.concatenate([table, block])
     tilt = np.radians(35)  # the camera looks forward and down
     right, forward, down = (1, 0, 0), (0, np.cos(tilt), -np.sin(tilt)), (0, -np.sin(tilt), -np.cos(tilt))
-    camera = (world - (0.1, -1.5, 1.2)) @ np.array([right, down, forward]).T
-    found = upright(camera)
+    place = np.array([0.1, -1.5, 1.2])
+    found, camera = upright((world - place) @ np.array([right, down, forward]).T)
+    np.testing.assert_allclose(camera - found.mean(0), place - world.mean(0), atol=0.01)
     np.testing.assert_allclose(found[:, 2], world[:, 2], atol=0.003)
     np.testing.assert_allclose(found - found.mean(0), world - world.mean(0), atol=0.01)
+
+
+def test_normals_look_at_the_camera():
+    """A ball on the floor: away from its middle wherever it is seen, up on the floor."""
+    rng = np.random.default_rng(0)
+    camera = np.array([0.0, -1.0, 1.0])
+    floor = np.c_[rng.uniform(-0.5, 0.5, (40_000, 2)), np.zeros(40_000)]
+    way = rng.normal(size=(20_000, 3))
+    way /= np.linalg.norm(way, axis=1, keepdims=True)
+    middle = np.array([0.0, 0.0, 0.3])
+    ball = middle + 0.1 * way
+    seen = np.einsum("nd,nd->n", way, camera - ball) > 0.02
+    coords = np.concatenate([floor, ball[seen]])
+    normals = tabletop.normals_of(coords, camera)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, rtol=1e-5)
+    assert (normals[: len(floor), 2] > 0.999).mean() > 0.99
+    assert np.median(np.einsum("nd,nd->n", normals[len(floor) :], way[seen])) > 0.98
 
 
 def test_upright_needs_something_to_stand_on():

@@ -1,7 +1,6 @@
 """From clicks to pseudo-masks: targets, distances by rule and learnt, labels that agree with the clicks."""
 
 import heapq
-import itertools
 
 import numpy as np
 import pytest
@@ -9,12 +8,7 @@ import torch
 
 from pcseg import losses
 from pcseg.batch import IGNORE, PointBatch, cat, offsets_of
-from pcseg.datasets.color import lab
-from pcseg.datasets.feature_contract import Channel, Feature, FeatureContract
-from pcseg.errors import InputError
-from pcseg.images import image_batch
-from pcseg.ops import GridEdges
-from pcseg.pseudo.alike import alike_edges, cloud_edges, collision_prior, looks_of, neighbor_lists
+from pcseg.pseudo.alike import neighbor_lists
 from pcseg.pseudo.learnable_distance import LearnableDistance
 from pcseg.pseudo.panoptic_labels import panoptic_labels
 from pcseg.pseudo.rule_distance import path_cost, path_distance, straight_distance
@@ -70,7 +64,7 @@ def test_dilation_is_the_nearest_label_within_a_radius():
     assert dilated(batch.coords, before, 0.0) is before
 
 
-# The distance loss and the prior, by the values of the reference design
+# The distance loss, by the values of the reference design
 
 
 def test_distance_loss_by_hand():
@@ -101,85 +95,6 @@ def test_distance_loss_of_nothing_and_of_one():
         losses.distance_loss(scores, torch.tensor([0, 3, 1, 1]))
     with pytest.raises(ValueError, match="kind must be"):
         losses.distance_loss(scores, torch.tensor([0, 0, 1, 1]), "l2")
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [((0.9, 0.1), (0.1, 0.9), 1.714798), ((1, 0), (1, 0), 0), ((0.5, 0.5),) * 2 + (np.log(2),)],
-)
-def test_prior_by_hand(first, second, expected):
-    log_probs = torch.tensor([first, second], dtype=torch.float64).log()
-    edges = GridEdges(torch.tensor([[1], [2]]), torch.tensor([[1.0], [0.0]], dtype=torch.float64))
-    torch.testing.assert_close(float(collision_prior(log_probs, edges)), float(expected), atol=1e-5, rtol=0)
-    none = GridEdges(edges.neighbors, edges.edge_weight * 0)
-    assert float(collision_prior(log_probs.requires_grad_(), none)) == 0
-
-
-# Looks
-
-
-def test_lab_is_that_of_scikit_image():
-    color = pytest.importorskip("skimage.color")
-    rgb = np.random.default_rng(0).random((500, 3))
-    rgb[:3] = [[0, 0, 0], [1, 1, 1], [0.01, 0.02, 0.03]]
-    found = lab(torch.from_numpy(rgb)).numpy()
-    np.testing.assert_allclose(found, color.rgb2lab(rgb[None])[0], atol=2e-3)
-
-
-def test_a_window_lists_every_pair_once():
-    images = cat([image_batch(torch.zeros(5, 7, 1)), image_batch(torch.zeros(3, 4, 1))])
-    lists = neighbor_lists(images, k=1, window=3, step=2)
-    pairs = {(row, int(other)) for row, others in enumerate(lists) for other in others if other < images.num_rows}
-    expected = set()
-    for start, height, width in ((0, 5, 7), (35, 3, 4)):
-        places = list(itertools.product(range(height), range(width)))
-        for (y, x), (v, u) in itertools.combinations(places, 2):
-            if (y, x) != (v, u) and abs(y - v) in (0, 2) and abs(x - u) in (0, 2):
-                expected.add((start + y * width + x, start + v * width + u))
-    assert pairs == expected
-    twice = neighbor_lists(images, k=1, window=3, step=2, both=True)
-    found = {(row, int(other)) for row, others in enumerate(twice) for other in others if other < images.num_rows}
-    assert found == pairs | {(other, row) for row, other in pairs}
-
-
-def color_contract() -> FeatureContract:
-    channels = tuple(Channel(name=name, low=0, high=1, mean=0.5, std=0.25) for name in ("r", "g", "b"))
-    other = (Channel(name="height", low=-9, high=9, mean=1.0, std=2.0),)
-    return FeatureContract(
-        features=(
-            Feature(name="color", transform="unit", channels=channels),
-            Feature(name="height", transform="none", channels=other),
-        )
-    )
-
-
-def test_pairs_are_tied_where_they_look_alike():
-    contract = color_contract()
-    rgb = torch.tensor([[0.5, 0.5, 0.5], [0.505, 0.5, 0.5], [0.9, 0.1, 0.1]])
-    height = torch.tensor([[1.0], [1.1], [1.1]])
-    batch = PointBatch(
-        coords=torch.arange(9.0).view(3, 3),
-        feats=torch.cat([(rgb - 0.5) / 0.25, (height - 1) / 2], 1),
-        offsets=offsets_of([3]),
-    )
-    lists = torch.tensor([[1, 2], [2, 0], [3, 0]])
-    looks = looks_of(contract, {"color": 1.0})
-    assert alike_edges(batch, looks, lists, min_likeness=0.3).edge_weight.tolist() == [[1, 0], [0, 1], [0, 0]]
-    # exp(-|d| / 2 / scale) with |d| = 0.1: alike at a scale of 1, not at 0.01
-    for scale, tied in ((1.0, 1), (0.01, 0)):
-        heights = looks_of(contract, {"height": scale})
-        assert alike_edges(batch, heights, lists, min_likeness=0.3).edge_weight[0].tolist() == [tied, tied]
-    assert alike_edges(batch, (), lists, min_likeness=0.3).edge_weight.tolist() == [[1, 1], [1, 1], [0, 1]]
-    with pytest.raises(InputError, match="reads no feature 'normals'; it reads color, height"):
-        looks_of(contract, {"normals": 1.0})
-    with pytest.raises(InputError, match="must be positive"):
-        looks_of(contract, {"color": 0.0})
-
-
-def test_lists_of_a_cloud_of_a_batch():
-    edges = GridEdges(torch.tensor([[1, 4], [0, 4], [3, 4], [2, 4]]), torch.arange(8.0).view(4, 2))
-    found = cloud_edges(edges, 2, 4)
-    assert found.neighbors.tolist() == [[1, 2], [0, 2]] and found.edge_weight.tolist() == [[4, 5], [6, 7]]
 
 
 # Rules
