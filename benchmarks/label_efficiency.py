@@ -30,11 +30,8 @@ from benchmarks.table import write_between
 from pcseg.config import (
     ConsistencyConfig,
     EntropyMinimizationConfig,
-    ErdaConfig,
-    IPixMatchConfig,
     MethodConfig,
     PseudoLabelConfig,
-    SoftSelfLabelConfig,
     SupervisedConfig,
     TrainConfig,
 )
@@ -57,7 +54,6 @@ class Task:
 
     config: Path
     steps: int
-    contrast: dict[str, float]
     labels: dict[str, tuple[str, ...]]
     """Recipe of ``python -m pcseg.weaken`` of each set of labels."""
 
@@ -66,46 +62,46 @@ TASKS = {
     "ahn3": Task(
         Path("configs/ahn3/kpconv.py"),
         600,
-        {"intensity": 0.0, "height_above_ground": 0.0},
         {"0.1pct": ("ratio", "--ratio", "0.001"), "20": ("points", "--count", "20")},
     ),
     "aerial": Task(
         Path("configs/aerial/deeplab_mobilenet.py"),
         300,
-        {"color": 9.0},
         {"scribbles": ("scribbles",), "clicks": ("clicks",), "quarter": ("scenes", "--count", "10")},
     ),
     "hippocampus": Task(
         Path("configs/hippocampus/kpconv.py"),
         400,
-        {"signal_normalized": 0.0},
         {"0.1pct": ("ratio", "--ratio", "0.001")},
     ),
 }
 
 
 def methods(task: Task) -> dict[str, MethodConfig]:
-    """Every method with its settings, tuned on a strip held out of AHN3's training part at 0.1 %."""
-    soft = SoftSelfLabelConfig(
-        contrast=task.contrast, unary_weight=1.0, pairwise_weight=20.0, solver_lr=0.02, solver_steps=60
-    )
-    found: dict[str, MethodConfig] = {
+    """Every method: those of the paper with the settings of their configs, the others beside them like them."""
+    erda, soft, ipixmatch = (tuned(task, name) for name in ("erda", "soft_self_label", "ipixmatch"))
+    hosts = {name: getattr(ipixmatch, name) for name in ConsistencyConfig.model_fields if name != "kind"}
+    dense = {"optimization": "direct", "neighborhood": "dense", "relaxation": "bl"}
+    return {
         "partial_ce": SupervisedConfig(),
         "entropy_minimization": EntropyMinimizationConfig(),
         "pseudo_label": PseudoLabelConfig(),
-        "mean_teacher": ConsistencyConfig(host="mean_teacher"),
-        "dense_crf": SoftSelfLabelConfig(
-            optimization="direct", neighborhood="dense", relaxation="bl", unary_weight=0.0, pairwise_weight=0.01
-        ),
-        "erda": ErdaConfig(temperature=0.1),
-        "erda_queries": ErdaConfig(pseudo="queries", temperature=0.1),
+        "mean_teacher": ConsistencyConfig.model_validate(hosts | {"host": "mean_teacher"}),
+        "dense_crf": soft.model_copy(update=dense | {"unary_weight": 0.0, "pairwise_weight": 0.01}),
+        "erda": erda,
+        "erda_queries": erda.model_copy(update={"pseudo": "queries"}),
         "soft_self_label": soft,
         "hard_argmax": soft.model_copy(update={"optimization": "hard_argmax"}),
-        "fixmatch": ConsistencyConfig(),
-        "ipixmatch": IPixMatchConfig(),
-        "ipixmatch_unimatch": IPixMatchConfig(host="unimatch", relation="correlation"),
+        "hard_graph_cut": soft.model_copy(update={"optimization": "hard_graph_cut"}),
+        "fixmatch": ConsistencyConfig.model_validate(hosts),
+        "ipixmatch": ipixmatch,
+        "ipixmatch_unimatch": ipixmatch.model_copy(update={"host": "unimatch", "relation": "correlation"}),
     }
-    return found
+
+
+def tuned(task: Task, name: str) -> MethodConfig:
+    """Of the config that trains the task's network by a method; tuned on strips held out of the training part."""
+    return load_config(task.config.with_name(f"{task.config.stem}_{name}.py")).method
 
 
 def study(task: Task) -> dict[str, MethodConfig]:
