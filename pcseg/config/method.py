@@ -181,6 +181,9 @@ class PointPanopticConfig(Config):
     schedule: Literal["joint", "two_stage"] = "joint"
     """All losses from the start; or distances and classes in the first half, masks from then on."""
     query_init: Literal["points", "learned"] = "points"
+    place: Literal["middle", "path"] = "middle"
+    """What a learnt distance from a thing grows with, beside what its query sees: how far its middle is, or what the
+    cheapest path to its labelled rows costs (as of ``distance="path"``)."""
     rounds: int = Field(default=2, ge=0)
     """Of aggregating and enhancing the anchor queries."""
     aggregate: bool = True
@@ -217,7 +220,7 @@ class PointPanopticConfig(Config):
     min_confidence: float = Field(default=0.5, ge=0, lt=1)
     """Rows whose most likely class is less likely have no pseudo-label."""
     edge_weight: float = Field(default=0.1, ge=0)
-    """Of paths: of entering a row that differs from its surroundings."""
+    """Of paths: of entering a row that differs from its surroundings, or where the surface folds inwards."""
     embedding_weight: float = Field(default=0.1, ge=0)
     """Of paths: of a step between rows with unlike features."""
     length_weight: float = Field(default=0.0, ge=0)

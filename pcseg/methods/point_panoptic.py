@@ -113,7 +113,9 @@ class PointPanoptic(nn.Module):
             log_probs = torch.log_softmax(output.logits.float(), 1)
             terms["class_prior"] = config.prior_weight * collision_prior(log_probs, edges)
             if self.distance is not None:
-                rounds = self.distance(batch, output.feats, log_probs.exp(), spread)
+                probs = log_probs.detach().exp()
+                paths = self._paths(batch, output, probs, spread) if config.place == "path" else None
+                rounds = self.distance(batch, output.feats, probs, spread, paths)
                 nearness = [scores.detach().softmax(1) for scores in rounds[-1]]
                 terms |= self._distance_terms(rounds, spread, batch, edges)
         weight = self._mask_weight(progress)
@@ -186,35 +188,44 @@ class PointPanoptic(nn.Module):
     ) -> list[Tensor]:  # (n, G) each
         config = self.config
         if self.distance is not None:
-            return self.distance.nearness(batch, output.feats, probs, targets)
-        signal = torch.cat([look.signal(batch) for look in self.looks], 1) if self.looks else batch.coords * 0
+            paths = self._paths(batch, output, probs, targets) if config.place == "path" else None
+            return self.distance.nearness(batch, output.feats, probs, targets, paths)
+        if config.distance == "path":
+            return [1 - away for away in self._paths(batch, output, probs, targets)]
+        places = batch.coords if config.distance == "nearest" else self._signal(batch)
+        clouds = zip(itertools.pairwise(batch.offsets.tolist()), targets, strict=True)
+        return [1 - straight_distance(places[start:end], wanted) for (start, end), wanted in clouds]
+
+    def _signal(self, batch: PointBatch) -> Tensor:  # (N, c)
+        return torch.cat([look.signal(batch) for look in self.looks], 1) if self.looks else batch.coords * 0
+
+    @torch.no_grad()
+    def _paths(
+        self, batch: PointBatch, output: SegOutput, probs: Tensor, targets: list[Targets]
+    ) -> list[Tensor]:  # (n, G) each, in [0, 1]
+        """What the cheapest path from each target to each row costs."""
+        config = self.config
         lists = neighbor_lists(batch, k=config.k, window=3, step=1, both=True)  # paths go from pixel to pixel
-        contrast = _contrast(signal, lists)
+        contrast = _contrast(self._signal(batch), lists)
         if self.surface is not None:
             contrast = torch.maximum(contrast, _folds(self.surface.concavity(batch, lists)))
         found = []
-        for number, (start, end) in enumerate(itertools.pairwise(batch.offsets.tolist())):
-            wanted, cloud = targets[number], slice(start, end)
-            if config.distance == "nearest":
-                away = straight_distance(batch.coords[cloud], wanted)
-            elif config.distance == "color":
-                away = straight_distance(signal[cloud], wanted)
-            else:
-                neighbors = cloud_edges(GridEdges(lists, lists), start, end).neighbors
-                length = None
-                if config.length_weight:
-                    length = config.length_weight * _relative_lengths(batch.coords[cloud], neighbors)
-                cost = path_cost(
-                    neighbors,
-                    probs[cloud],
-                    contrast[cloud],
-                    output.feats[cloud],
-                    edge_weight=config.edge_weight,
-                    embedding_weight=config.embedding_weight,
-                    length=length,
-                )
-                away = path_distance(neighbors, cost, wanted)
-            found.append(1 - away)
+        for (start, end), wanted in zip(itertools.pairwise(batch.offsets.tolist()), targets, strict=True):
+            cloud = slice(start, end)
+            neighbors = cloud_edges(GridEdges(lists, lists), start, end).neighbors
+            length = None
+            if config.length_weight:
+                length = config.length_weight * _relative_lengths(batch.coords[cloud], neighbors)
+            cost = path_cost(
+                neighbors,
+                probs[cloud],
+                contrast[cloud],
+                output.feats[cloud],
+                edge_weight=config.edge_weight,
+                embedding_weight=config.embedding_weight,
+                length=length,
+            )
+            found.append(path_distance(neighbors, cost, wanted))
         return found
 
 

@@ -18,6 +18,7 @@ QueryInit = Literal["points", "learned"]
 _CHUNK = 65_536  # rows at once where no gradient is kept: memory goes by them, not by the cloud
 _FIRST_SCALE = 0.1
 _SHARPNESS = 30.0  # of the fall with the squared distance, at first; the unit is half the cloud's extent
+_PATH_SHARPNESS = 10.0  # of the fall with a path's cost, at first; the unit is the largest cost
 
 
 class Anchors(NamedTuple):
@@ -34,7 +35,8 @@ class LearnableDistance(nn.Module):
     ``1 - a``; then *aggregating*, ``A <- norm(A + sum_n w_n v(F_n))`` and ``c <- sum_n w_n x_n`` with ``w = a P / sum_n
     a P``; then *enhancing*, attention among the queries and a perceptron. All rounds share their weights. F are a
     network's features, e codes the row's place x, P is the probability of the target's class there (no gradient), s a
-    learnt sharpness; stuff is everywhere and has no place c.
+    learnt sharpness; stuff is everywhere and has no place c. Where paths are given their cost, from the target's
+    labelled rows, stands for ``|x - c|^2``.
 
     Args:
         channels: C of the features.
@@ -47,8 +49,8 @@ class LearnableDistance(nn.Module):
 
     Source: Li, Fan and Zhang, ECCV 2024 names anchor queries, the distance branch by cross-attention, aggregating and
     enhancing; the equations could not be read and are our reading. Features at the labelled rows as first queries: the
-    predecessor (Li et al., AAAI 2024). Ours: the term of the place, without which things that look alike are one, and
-    P among the weights.
+    predecessor (Li et al., AAAI 2024). Ours: the term of the place, straight or by paths, without which things that
+    look alike are one, and P among the weights.
 
     Raises:
         ValueError: heads that do not divide the width.
@@ -79,7 +81,7 @@ class LearnableDistance(nn.Module):
         self.query, self.key, self.value = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
         with torch.no_grad():  # at first what is there is compared with itself, and place counts for more
             self.key.weight.copy_(self.query.weight).mul_(_FIRST_SCALE)
-        self.sharpness = nn.Parameter(torch.tensor(math.log(math.expm1(1.0))))
+        self.sharpness = nn.Parameter(torch.tensor(math.log(math.expm1(1.0))))  # softplus of it is 1
         self.among = nn.MultiheadAttention(width, heads, batch_first=True)
         self.hidden = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
@@ -90,9 +92,10 @@ class LearnableDistance(nn.Module):
         feats: Tensor,  # (N, C) float
         probs: Tensor,  # (N, K) float, class probabilities
         targets: list[Targets],  # B
+        paths: list[Tensor] | None = None,  # B of (n, G) float in [0, 1], costs from the targets; None: straight lines
     ) -> list[list[Tensor]]:  # of each round, of each cloud: (n, G) float scores
-        """Scores of the first queries and after every round; with gradients, but for ``probs``."""
-        found = [self._cloud(cloud) for cloud in self._clouds(batch, feats, probs, targets)]
+        """Scores of the first queries and after every round; with gradients, but for ``probs`` and ``paths``."""
+        found = [self._cloud(cloud) for cloud in self._clouds(batch, feats, probs, targets, paths)]
         return [[scores[number] for scores in found] for number in range(self.rounds + 1)]
 
     @torch.no_grad()
@@ -102,10 +105,11 @@ class LearnableDistance(nn.Module):
         feats: Tensor,  # (N, C) float
         probs: Tensor,  # (N, K) float
         targets: list[Targets],  # B
+        paths: list[Tensor] | None = None,  # as in forward
     ) -> list[Tensor]:  # of each cloud: (n, G) float, 1 - distance
         """The last round's ``1 - D``, without gradient and without more in memory than a chunk of rows needs."""
         result = []
-        for cloud in self._clouds(batch, feats, probs, targets):
+        for cloud in self._clouds(batch, feats, probs, targets, paths):
             parts = cloud.chunks(_CHUNK)
             anchors = self._first(cloud)
             for _ in range(self.rounds):
@@ -116,13 +120,17 @@ class LearnableDistance(nn.Module):
             result.append(torch.cat(near) if near else feats.new_zeros(0, len(cloud.targets)))
         return result
 
-    def _clouds(self, batch: PointBatch, feats: Tensor, probs: Tensor, targets: list[Targets]) -> list[_Cloud]:
+    def _clouds(
+        self, batch: PointBatch, feats: Tensor, probs: Tensor, targets: list[Targets], paths: list[Tensor] | None
+    ) -> list[_Cloud]:
         places = places_of(batch.coords, batch.offsets)
         codes = self.place(batch)
         parts = []
-        for (start, end), wanted in zip(itertools.pairwise(batch.offsets.tolist()), targets, strict=True):
+        for number, (start, end) in enumerate(itertools.pairwise(batch.offsets.tolist())):
+            wanted = targets[number]
             own = probs[start:end].detach()[:, wanted.classes]
-            parts.append(_Cloud(feats[start:end].float(), codes[start:end], places[start:end], own, wanted))
+            away = None if paths is None else paths[number]
+            parts.append(_Cloud(feats[start:end].float(), codes[start:end], places[start:end], own, away, wanted))
         return parts
 
     def _cloud(self, cloud: _Cloud) -> list[Tensor]:
@@ -150,8 +158,11 @@ class LearnableDistance(nn.Module):
 
     def _scores(self, anchors: Anchors, keys: Tensor, cloud: _Cloud) -> Tensor:  # (n, G)
         alike = keys @ self.query(anchors.queries).T / math.sqrt(keys.shape[1])
-        apart = (cloud.places[:, None] - anchors.places).square().sum(2)
-        return alike - _SHARPNESS * F.softplus(self.sharpness) * apart * cloud.targets.is_thing
+        if cloud.paths is None:
+            apart = _SHARPNESS * (cloud.places[:, None] - anchors.places).square().sum(2)
+        else:
+            apart = _PATH_SHARPNESS * cloud.paths
+        return alike - F.softplus(self.sharpness) * apart * cloud.targets.is_thing
 
     def _first(self, cloud: _Cloud) -> Anchors:
         """Queries before the first round."""
@@ -186,6 +197,7 @@ class _Cloud(NamedTuple):
     codes: Tensor  # (n, d)
     places: Tensor  # (n, D)
     probs: Tensor  # (n, G), of each target's class
+    paths: Tensor | None  # (n, G), cost from each target
     targets: Targets
 
     def chunks(self, size: int) -> list[_Cloud]:
@@ -196,6 +208,7 @@ class _Cloud(NamedTuple):
                 self.codes[start : start + size],
                 self.places[start : start + size],
                 self.probs[start : start + size],
+                None if self.paths is None else self.paths[start : start + size],
                 self.targets,
             )
             for start in starts

@@ -225,7 +225,7 @@ def test_a_place_moves_to_the_middle_of_its_target_and_stuff_has_none():
     batch = PointBatch(coords=groups, feats=torch.zeros(40, 5), offsets=offsets_of([40]))
     wanted = targets([0] + [IGNORE] * 19 + [1] + [IGNORE] * 19, [1, 1], [True, True])
     net = branch(rounds=1, enhance=False)
-    (cloud,) = net._clouds(batch, batch.feats, even(batch), [wanted])
+    (cloud,) = net._clouds(batch, batch.feats, even(batch), [wanted], None)
     first = net._first(cloud)
     moved = net._improved(first, *net._gathered(first, cloud))
     middles = torch.stack([cloud.places[:20].mean(0), cloud.places[20:].mean(0)])
@@ -234,6 +234,21 @@ def test_a_place_moves_to_the_middle_of_its_target_and_stuff_has_none():
     scores = net._scores(first, net._rows(cloud)[1], cloud._replace(targets=stuff))
     same = net._scores(first, net._rows(cloud)[1], cloud)
     assert torch.equal(scores[:, 0], same[:, 0]) and (scores[:20, 1] > same[:20, 1]).all()
+
+
+def test_costs_of_paths_stand_for_the_distance_from_the_middle():
+    """Things are scored by exp(-10 cost) beside what the query sees; of stuff the cost says nothing."""
+    batch, wanted = two_clouds()
+    net = branch(rounds=2)
+    generator = torch.Generator().manual_seed(3)
+    costs = [torch.rand(n, len(t), generator=generator) for n, t in zip((40, 30), wanted, strict=True)]
+    free = [0 * cost for cost in costs]
+    given, none = (net(batch, batch.feats, even(batch), wanted, paths) for paths in (costs, free))
+    for number, (cost, targets_) in enumerate(zip(costs, wanted, strict=True)):
+        torch.testing.assert_close(none[0][number] - given[0][number], 10 * cost * targets_.is_thing, atol=1e-4, rtol=0)
+    near = net.nearness(batch, batch.feats, even(batch), wanted, costs)
+    for found, scores in zip(near, given[-1], strict=True):
+        torch.testing.assert_close(found, scores.softmax(1), atol=1e-5, rtol=1e-4)
 
 
 def test_switches_leave_their_part_out():

@@ -24,6 +24,7 @@ from pcseg.config_file import write_config
 from pcseg.datasets.prepare import prepare_scan
 from pcseg.datasets.scene_folder import ColumnInfo, SceneInfo, find_scenes, write_info
 from pcseg.datasets.scene_part import ScenePart
+from pcseg.errors import InputError
 from pcseg.io.ply import write_ply
 from pcseg.methods.point_panoptic import PointPanoptic
 from pcseg.models.heads import Proposals
@@ -192,6 +193,7 @@ VARIANTS = {
     "learned": {},
     "regression": {"distance_loss": "regression", "rounds": 1},
     "two_stage": {"schedule": "two_stage"},
+    "learned_by_path": {"place": "path"},
     "learnt_queries": {"query_init": "learned", "rounds": 0},
     "plain_rounds": {"aggregate": False, "enhance": False, "dilation": 0.3},
     "path": {"distance": "path", "length_weight": 0.5},
@@ -234,6 +236,12 @@ def test_an_interrupted_run_goes_on_exactly(yards, clicks, tmp_path, monkeypatch
     assert_goes_on_exactly(config, tmp_path, monkeypatch)
 
 
+def test_folds_need_normals(yards, clicks, tmp_path):
+    config = config_of(yards, PointPanopticConfig(**POINTS, max_concavity=0.2), weak_labels=clicks)
+    with pytest.raises(InputError, match=r"max_concavity: the run reads no feature 'normals'; it reads \w+"):
+        train(config, tmp_path / "run")
+
+
 def test_no_hidden_label_reaches_the_method(yards, clicks, tmp_path):
     """Labels and instances of the scenes, as the run sees them, are those of the clicks."""
     config = config_of(yards, PointPanopticConfig(**POINTS), weak_labels=clicks)
@@ -259,7 +267,7 @@ def batch_of(labels, instances) -> PointBatch:
     )
 
 
-@pytest.mark.parametrize("distance", ["learned", "path", "nearest"])
+@pytest.mark.parametrize("settings", [{}, {"place": "path"}, {"distance": "path"}, {"distance": "nearest"}], ids=str)
 @pytest.mark.parametrize(
     ("labels", "instances"),
     [
@@ -270,8 +278,8 @@ def batch_of(labels, instances) -> PointBatch:
         ([1, 1, 2, 1] + [IGNORE] * 56, [3, IGNORE, 5, 3] + [IGNORE] * 56),  # a crowd beside things
     ],
 )
-def test_clouds_with_few_targets(yards, clicks, tmp_path, distance, labels, instances):
-    config = config_of(yards, PointPanopticConfig(**POINTS, distance=distance, warmup=0.0), weak_labels=clicks)
+def test_clouds_with_few_targets(yards, clicks, tmp_path, settings, labels, instances):
+    config = config_of(yards, PointPanopticConfig(**POINTS, **settings, warmup=0.0), weak_labels=clicks)
     (tmp_path / "run").mkdir()
     trainer, _ = set_up(config, tmp_path / "run", init=None, fresh=True, device="cpu")
     batch = batch_of(labels, instances)
