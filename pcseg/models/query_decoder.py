@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcseg import ops
@@ -16,15 +15,18 @@ from pcseg.models.heads import PanopticOutput, Proposals, SegOutput
 from pcseg.models.position_code import PositionCode, places_of
 
 _ANYWHERE = 4  # one query in so many begins at any row, the others where the network sees things
-_SHARPNESS = 30.0  # of the fall with the squared distance, at first; the unit is half the cloud's extent
+_SHARPNESS = 100.0  # of the fall with the squared distance, at first; the unit is half the cloud's extent
+_TAIL = 2.0
+_SOFTEST, _SHARPEST = -10.0, 3.0  # logarithms of what the sharpness is multiplied by
 
 
 class QueryDecoder(nn.Module):
     """Q queries a cloud; each layer looks at the rows of the query's mask so far, then at the other queries.
 
-    Mask logits are products of queries and row features, less ``s |x - c|^2``: each query says how sharply (s) its mask
-    falls with the distance from a centre, which is where it began and an offset. Equal things have equal
-    features, so that something must say which of them is meant.
+    Mask logits are products of queries and row features, less ``t ln(1 + s |x - c|^2 / t)``: each query says how
+    sharply (s) its mask falls with the distance from a centre, which is where it began and an offset. Equal things have
+    equal features, so that something must say which of them is meant. Far away it falls slowly (t = 2), which leaves
+    masks of a whole floor possible from the start.
 
     Queries start at rows that are far from each other, three of four among those that the network takes for things, as
     the code of their place and (other than in the paper) the feature that is there; or at learnt vectors.
@@ -52,7 +54,9 @@ class QueryDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.classifier = nn.Linear(width, num_classes + 1)
         self.embedding = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-        self.geometry = nn.Linear(width, dim + 1)  # offset of the centre, sharpness
+        self.geometry = nn.Linear(width, dim + 1)  # offset of the centre, logarithm of the sharpness
+        nn.init.zeros_(self.geometry.weight)
+        nn.init.zeros_(self.geometry.bias)
 
     is_thing: Tensor
 
@@ -116,7 +120,8 @@ class QueryDecoder(nn.Module):
         offset, sharpness = self.geometry(normed).split([where.shape[1], 1], 1)
         apart = (where[:, None] - begins - offset).square().sum(2)
         alike = masks @ self.embedding(normed).T
-        return self.classifier(normed), alike - _SHARPNESS * F.softplus(sharpness[:, 0]) * apart
+        fall = _SHARPNESS * sharpness[:, 0].clamp(_SOFTEST, _SHARPEST).exp()
+        return self.classifier(normed), alike - _TAIL * torch.log1p(fall * apart / _TAIL)
 
 
 class _Layer(nn.Module):

@@ -60,12 +60,17 @@ def test_a_mask_falls_with_the_distance_from_where_its_query_began():
     net = decoder()
     torch.nn.init.zeros_(net.embedding[-1].weight)
     torch.nn.init.zeros_(net.embedding[-1].bias)
-    torch.nn.init.zeros_(net.geometry.weight)
-    torch.nn.init.zeros_(net.geometry.bias)
     batch = cloud(40, 1)
+    places = places_of(batch.coords, batch.offsets)
     found = decoded(net, batch)
-    apart = torch.cdist(places_of(batch.coords, batch.offsets), places_of(batch.coords, batch.offsets)[found.seeds[0]])
-    torch.testing.assert_close(found.last.mask_logits, -30 * np.log(2) * apart**2, atol=1e-3, rtol=1e-3)
+    apart = torch.cdist(places, places[found.seeds[0]])
+    torch.testing.assert_close(found.last.mask_logits, -2 * torch.log1p(50 * apart**2), atol=1e-3, rtol=1e-3)
+    torch.nn.init.constant_(net.geometry.bias, -0.5)  # offsets of the centres, and the logarithm of the sharpness
+    apart = torch.cdist(places, places[found.seeds[0]] - 0.5)
+    expected = -2 * torch.log1p(50 * np.exp(-0.5) * apart**2)
+    torch.testing.assert_close(decoded(net, batch).last.mask_logits, expected, atol=1e-3, rtol=1e-3)
+    torch.nn.init.constant_(net.geometry.bias, -50.0)
+    assert torch.isfinite(decoded(net, batch).last.mask_logits).all()
 
 
 def test_clouds_are_decoded_each_by_itself():
