@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "path": {"distance": "path"},
     "path, with length": {"distance": "path", "length_weight": 1.0},
     "nearest": {"distance": "nearest"},
+    "learned, from the middle": {"place": "middle"},
     "color": {"distance": "color"},
     "rounds 0": {"rounds": 0},
     "rounds 1": {"rounds": 1},
@@ -49,6 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two stages": {"schedule": "two_stage"},
     "learnt queries": {"query_init": "learned"},
     "no prior": {"prior_weight": 0.0, "distance_prior_weight": 0.0},
+    "ties by colour": {"alike": {"color": 1.0}, "max_concavity": None},
 }
 """What differs from the committed config."""
 

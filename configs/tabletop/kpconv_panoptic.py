@@ -33,7 +33,7 @@ def config() -> TrainConfig:
         model=KPConvConfig(voxel_size=0.015, num_levels=4, width=32),
         panoptic=QueryDecoderConfig(queries=24),
         optim=OptimConfig(lr=3e-3),
-        steps=900,
+        steps=600,
         batch_size=2,
         average=0.98,
     )

@@ -5,7 +5,16 @@ from pathlib import Path
 from pcseg.config import PointPanopticConfig, TrainConfig
 from pcseg.config_file import load_config
 
-METHOD = PointPanopticConfig(dilation=0.03, distance_prior_weight=3.0, mask_weight=0.1, warmup=0.6)
+METHOD = PointPanopticConfig(
+    place="path",
+    alike={},  # colours of a Kinect say little; folds of the surface say where things end
+    max_concavity=0.15,
+    prior_weight=2.0,
+    distance_prior_weight=3.0,
+    dilation=0.03,
+    mask_weight=0.1,
+    warmup=0.6,
+)
 
 
 def config() -> TrainConfig:
