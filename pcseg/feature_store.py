@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+from typing import Protocol as Interface
 
 import numpy as np
 import torch
@@ -19,11 +20,11 @@ from pcseg.datasets.scene_folder import ColumnInfo, Scene, SceneInfo, write_info
 from pcseg.datasets.scene_part import ScenePart
 from pcseg.errors import InputError
 from pcseg.images import resize_features, resize_labels
-from pcseg.inference import Answer, TileSettings, features, predict_source
-from pcseg.inference import Protocol as Views
+from pcseg.inference import ANY_VIEW, Answer, Protocol, TileSettings, features, predict_source
 from pcseg.io.atomic import replacing_folder
 from pcseg.models.exported import ExportedNet
 from pcseg.predictor import PartSource, Predictor
+from pcseg.vote_views import VoteViews
 
 COLUMN = "frozen"
 """The column that holds the features."""
@@ -38,7 +39,7 @@ class FeatureRows:
     labels: Tensor | None  # (n,) int64 in [0, num_classes) or IGNORE
 
 
-class FeatureSource(Protocol):
+class FeatureSource(Interface):
     """A frozen network that knows how it reads data."""
 
     def rows_of(self, source: RowSource) -> Iterator[FeatureRows]:
@@ -60,6 +61,7 @@ class CloudFeatures:
     tile_size: float
     device: torch.device
     votes: int = 1
+    views: VoteViews = ANY_VIEW
 
     def rows_of(self, source: RowSource) -> Iterator[FeatureRows]:
         part = ScenePart(source)
@@ -70,8 +72,9 @@ class CloudFeatures:
             voxel_size=self.voxel_size,
             answer=self._answer(part),
             tiles=TileSettings(size=self.tile_size),
-            protocol=Views(votes=self.votes),
+            protocol=Protocol(votes=self.votes),
             device=self.device,
+            views=self.views,
         )
         for rows, feats in pieces:  # no voxel lies in two pieces
             points = torch.from_numpy(np.asarray(coords[rows], np.float32))
@@ -142,6 +145,7 @@ def of_predictor(predictor: Predictor, *, votes: int, long_side: int) -> Feature
         tile_size=predictor.card.tile_size,
         device=predictor.device,
         votes=votes,
+        views=VoteViews.as_trained(predictor.card.config.data.augment, predictor.contract),
     )
 
 

@@ -5,7 +5,6 @@ Scans, images as clouds of pixels, and volumes alike: tiles lie in the plane of 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from pcseg.batch import PointBatch, offsets_of
 from pcseg.errors import InputError
 from pcseg.models import SegOutput
 from pcseg.tiles import Place, TileIndex, index_tiles
+from pcseg.vote_views import VoteViews
 
+ANY_VIEW = VoteViews()
 PROTOCOLS = "{full, voxels}/votes=V/{scene, tile}"
 
 
@@ -29,7 +30,7 @@ class Protocol:
     """How a scene is predicted and scored; a number without it says nothing."""
 
     resolution: str = "full"  # full: every point of the scene; voxels: one vote a voxel, with its majority label
-    votes: int = 1  # views averaged: rotated, mirrored, on shifted grids
+    votes: int = 1  # views averaged: rotated, mirrored (VoteViews), on shifted grids
     unit: str = "scene"  # scene: overlapping tiles, probabilities averaged; tile: each tile by itself
 
     @classmethod
@@ -103,6 +104,7 @@ def predict_source(
     tiles: TileSettings,
     protocol: Protocol,
     device: torch.device,
+    views: VoteViews = ANY_VIEW,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """The answer for every row, part by part: (rows (n,) int64, values (n, K) float32 on the CPU), K = answer.width.
 
@@ -111,7 +113,7 @@ def predict_source(
     """
     overlap = 0.0 if protocol.unit == "tile" else tiles.overlap
     index = index_tiles(source.coords, voxel_size, tiles.size * (1.0 - overlap))
-    walker = _Walker(model, source, index, voxel_size, answer, tiles, overlap, protocol.votes, device)
+    walker = _Walker(model, source, index, voxel_size, answer, tiles, overlap, protocol.votes, views, device)
     was_training = model.training
     model.eval()
     try:
@@ -141,13 +143,14 @@ class _Walker:
         tiles: TileSettings,
         overlap: float,
         votes: int,
+        views: VoteViews,
         device: torch.device,
     ):
         self.model, self.source, self.index = model, source, index
         self.voxel_size, self.answer, self.tiles = voxel_size, answer, tiles
         # Tiles reach into their neighbours by at most one tile.
         self.margin = index.edge * min(1.0, 0.5 * overlap / (1.0 - overlap))
-        self.votes, self.device = votes, device
+        self.votes, self.views, self.device = votes, views, device
         self.sums: dict[Place, Tensor] = {}  # (n, K + 1): weighted values and the sum of weights
 
     @torch.no_grad()
@@ -226,9 +229,10 @@ class _Walker:
     def _forward(self, coords: Tensor, feats: Tensor, grid: ops.VoxelGrid, vote: int) -> Tensor:  # (n, K)
         voxels = ops.voxel_features(grid, coords, feats)
         assert voxels.feats is not None
+        places, values = self.views.of_cloud(voxels.coords, voxels.feats, vote, self.votes)
         seen = PointBatch(
-            coords=_turned(voxels.coords, vote, self.votes),
-            feats=voxels.feats,
+            coords=places,
+            feats=values,
             offsets=offsets_of([voxels.coords.shape[0]]),
         ).to(self.device)
         output = self.model(seen, self.model.levels(seen))  # pyright: ignore[reportCallIssue]
@@ -240,18 +244,6 @@ class _Walker:
         weight = 1.0 / (sq_dist + (0.1 * self.voxel_size) ** 2)
         weight /= weight.sum(1, keepdim=True)
         return torch.einsum("nk,nkc->nc", weight.to(values), values[index])
-
-
-def _turned(coords: Tensor, vote: int, votes: int) -> Tensor:  # (V, D)
-    """The view of a vote: turned in the plane, every other one mirrored."""
-    if vote == 0:
-        return coords
-    angle = 2.0 * math.pi * vote / votes
-    cos, sin = math.cos(angle), math.sin(angle)
-    x, y = coords[:, 0], coords[:, 1]
-    mirror = -1.0 if vote % 2 else 1.0
-    plane = torch.stack([mirror * (cos * x - sin * y), sin * x + cos * y], 1)
-    return torch.cat([plane, coords[:, 2:]], 1)
 
 
 def _ramp(plane: Tensor, low: np.ndarray, high: np.ndarray, margin: float) -> Tensor:  # (n, 2) -> (n,)

@@ -17,6 +17,7 @@ from pcseg.datasets.scene_part import ScenePart
 from pcseg.errors import InputError
 from pcseg.inference import Answer, Protocol, TileSettings, predict_source, probabilities
 from pcseg.models import build_network
+from pcseg.vote_views import VoteViews
 from pcseg.window_inference import predict_windows
 
 DEFAULT_PROTOCOL = "full/votes=1/scene"
@@ -223,6 +224,7 @@ class Predictor:
             tiles=TileSettings(size=self.card.tile_size, projection=projection),
             protocol=protocol,
             device=self.device,
+            views=VoteViews.as_trained(self.card.config.data.augment, self.contract),
         )
 
     def _predict_pixels(
@@ -257,6 +259,7 @@ class Predictor:
             answer=answer or probabilities(len(self.class_names)),
             protocol=protocol,
             device=self.device,
+            views=VoteViews.as_trained(self.card.config.data.augment, self.contract),
         )
 
     def _scaled(self, feats: np.ndarray | Tensor | Mapping[str, np.ndarray] | None, count: int) -> np.ndarray:

@@ -11,11 +11,8 @@ from torch import Tensor, nn
 
 from pcseg.errors import InputError
 from pcseg.images import image_batch
-from pcseg.inference import Answer, Protocol
-
-MAX_VOTES = 8
-"""Views of a grid that need no resampling: quarter turns, each also mirrored."""
-_QUARTERS = (0, 2, 1, 3)  # a half turn before the quarter turns, which exchange height and width
+from pcseg.inference import ANY_VIEW, Answer, Protocol
+from pcseg.vote_views import VoteViews
 
 
 def predict_windows(
@@ -28,11 +25,12 @@ def predict_windows(
     answer: Answer,
     protocol: Protocol,
     device: torch.device,
+    views: VoteViews = ANY_VIEW,
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """The answer for every pixel, band by band: (rows (n,) int64, values (n, K) float32 on the CPU), K = answer.width.
 
     Bands are disjoint and go down the image; held is what a row of windows covers. An image smaller than a window is
-    seen as it is. Votes are mirrored and turned views, at most eight.
+    seen as it is. Votes are mirrored and turned views, at most eight, as ``views`` allows.
 
     Args:
         shape: (height, width) of the image; row y * width + x is pixel (x, y).
@@ -43,8 +41,12 @@ def predict_windows(
     Raises:
         InputError: more votes than there are views.
     """
-    if protocol.votes > MAX_VOTES:
-        raise InputError(f"votes={protocol.votes}: an image network has {MAX_VOTES} views, mirrored and turned")
+    seen = views.of_grid()[: protocol.votes]
+    if len(seen) < protocol.votes:
+        raise InputError(
+            f"votes={protocol.votes}: this image network has {len(seen)} "
+            f"view{'s' if len(seen) > 1 else ''}, mirrored or turned as it was trained; ask for votes={len(seen)}"
+        )
     height, width = shape
     tiled = protocol.unit == "tile"
     tops, lefts = (_starts(count, size, 0.0 if tiled else overlap) for count in shape)
@@ -59,7 +61,7 @@ def predict_windows(
             for left, across in zip(lefts, rims[1], strict=True):
                 rows = np.arange(top, top + len(down))[:, None] * width + np.arange(left, left + len(across))
                 window = torch.from_numpy(np.ascontiguousarray(feats(rows.reshape(-1)), np.float32))
-                values = _average(model, answer, window.view(*rows.shape, -1), protocol.votes, device)
+                values = _average(model, answer, window.view(*rows.shape, -1), seen, device)
                 weight = (down[:, None] * across)[:, :, None]
                 part = held[top - first : top - first + len(down), left : left + len(across)]
                 part += torch.cat([weight * values, weight], 2)
@@ -72,10 +74,12 @@ def predict_windows(
 
 
 @torch.no_grad()
-def _average(model: nn.Module, answer: Answer, window: Tensor, votes: int, device: torch.device) -> Tensor:
+def _average(
+    model: nn.Module, answer: Answer, window: Tensor, views: list[tuple[int, bool]], device: torch.device
+) -> Tensor:
     """Mean values (H, W, K) of the views of a window (H, W, C)."""
-    views = [_forward(model, answer, _turned(window, vote), device) for vote in range(votes)]
-    return torch.stack([_turned_back(values, vote) for vote, values in enumerate(views)]).mean(0)
+    seen = [_turned_back(_forward(model, answer, _turned(window, *view), device), *view) for view in views]
+    return torch.stack(seen).mean(0)
 
 
 def _forward(model: nn.Module, answer: Answer, window: Tensor, device: torch.device) -> Tensor:  # (H, W, K)
@@ -85,15 +89,13 @@ def _forward(model: nn.Module, answer: Answer, window: Tensor, device: torch.dev
     return answer.read(output).cpu().view(height, width, -1)
 
 
-def _turned(window: Tensor, vote: int) -> Tensor:  # (H, W, C)
-    """The view of a vote: as it is, mirrored, turned by half, that mirrored, then by a quarter."""
-    turned = torch.rot90(window, _QUARTERS[vote // 2], (0, 1))
-    return turned.flip(1) if vote % 2 else turned
+def _turned(window: Tensor, quarters: int, mirrored: bool) -> Tensor:  # (H, W, C)
+    turned = torch.rot90(window, quarters, (0, 1))
+    return turned.flip(1) if mirrored else turned
 
 
-def _turned_back(window: Tensor, vote: int) -> Tensor:
-    straight = window.flip(1) if vote % 2 else window
-    return torch.rot90(straight, -_QUARTERS[vote // 2], (0, 1))
+def _turned_back(window: Tensor, quarters: int, mirrored: bool) -> Tensor:
+    return torch.rot90(window.flip(1) if mirrored else window, -quarters, (0, 1))
 
 
 def _starts(count: int, size: int, overlap: float) -> list[int]:

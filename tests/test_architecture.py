@@ -23,7 +23,7 @@ RUNS = sorted((ROOT / "configs").rglob("*.py"))
 GROUPS = (
     {"train", "evaluate", "predict", "doctor", "inference", "tiles", "predictor", "run_setup", "trainer", "prefetch",
      "run_log", "optim", "features", "feature_store", "window_inference", "predict_scan", "predict_image",
-     "predict_volume", "weaken", "panoptic_inference", "pseudo_labels"},
+     "predict_volume", "weaken", "panoptic_inference", "pseudo_labels", "vote_views"},
     {"methods"},
     {"pseudo"},
     {"models", "losses"},

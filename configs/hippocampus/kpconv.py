@@ -24,11 +24,11 @@ def config() -> TrainConfig:
             label_map={0: 0, 1: 1, 2: 2},
             features=("signal_normalized",),
             crop=CropConfig(shape="sphere", max_voxels=8000),
-            augment=AugmentConfig(scale=(0.9, 1.1), jitter=0.05, feature_jitter=0.1),
+            augment=AugmentConfig(scale=(0.9, 1.1)),
         ),
         model=KPConvConfig(voxel_size=1.0, num_levels=4, width=32),
         loss=LossConfig(dice=1.0, class_weights="inverse_sqrt"),
         optim=OptimConfig(lr=5e-3, weight_decay=1e-2),
-        steps=600,
+        steps=1200,
         average=0.98,
     )

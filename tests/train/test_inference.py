@@ -6,10 +6,13 @@ import torch
 from torch import nn
 
 from pcseg import ops
+from pcseg.config import AugmentConfig
+from pcseg.datasets.feature_contract import Channel, Feature, FeatureContract
 from pcseg.errors import InputError
-from pcseg.inference import Protocol, TileSettings, _turned, predict_source, probabilities
+from pcseg.inference import Protocol, TileSettings, predict_source, probabilities
 from pcseg.models import SegOutput
 from pcseg.tiles import index_tiles
+from pcseg.vote_views import VoteViews
 
 VOXEL = 0.5
 
@@ -192,13 +195,33 @@ def test_images_and_volumes_are_clouds(shape, protocol, settings):
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_views_turn_in_the_plane(dim):
-    coords = torch.rand(50, dim, dtype=torch.float64)  # cdist squares
+    coords, feats = torch.rand(50, dim), torch.rand(50, 2)
     for vote in range(1, 5):
-        seen = _turned(coords, vote, 5)
-        assert torch.allclose(torch.cdist(seen, seen), torch.cdist(coords, coords), atol=1e-6)
-        assert torch.equal(seen[:, 2:], coords[:, 2:]) and not torch.allclose(seen, coords)
+        seen, kept = VoteViews().of_cloud(coords, feats, vote, 5)
+        apart = (torch.cdist(points.double(), points.double()) for points in (seen, coords))
+        torch.testing.assert_close(*apart, atol=1e-5, rtol=0)
+        assert torch.equal(seen[:, 2:], coords[:, 2:]) and not torch.allclose(seen, coords) and kept is feats
     # What the plane of a volume shows is what an image shows.
-    assert torch.equal(_turned(coords, 3, 5)[:, :2], _turned(coords[:, :2], 3, 5))
+    plane = VoteViews().of_cloud(coords[:, :2], feats, 3, 5)[0]
+    torch.testing.assert_close(VoteViews().of_cloud(coords, feats, 3, 5)[0][:, :2], plane)
+
+
+@pytest.mark.parametrize(("rotate", "flip"), [(False, 0.0), (False, 0.5), (True, 0.0), (True, 0.5)])
+def test_views_are_those_of_training(rotate, flip):
+    """Areas keep their sign unless mirrored, and the first axis its direction unless turned; normals go along."""
+    channels = tuple(Channel(name=n, low=-1, high=1, mean=0.2, std=0.5) for n in "xyz")
+    contract = FeatureContract(features=(Feature(name="normals", transform="none", channels=channels),))
+    views = VoteViews.as_trained(AugmentConfig(rotate=rotate, flip=flip), contract)
+    coords = torch.eye(3) + torch.tensor([0.0, 0.0, 0.5])
+    feats = (torch.eye(3) - 0.2) / 0.5
+    for vote in range(4):
+        seen, normals = views.of_cloud(coords, feats, vote, 4)
+        turn = (seen - torch.tensor([0.0, 0.0, 0.5])).T  # the rows of the identity, moved
+        assert float(torch.linalg.det(turn)) == pytest.approx(-1 if flip and vote % 2 else 1, abs=1e-5)
+        assert torch.equal(turn.abs(), torch.eye(3)) or (rotate and vote > 0)
+        torch.testing.assert_close(normals * 0.5 + 0.2, turn.T, atol=1e-5, rtol=0)
+    turns, mirrors = 4 if rotate else 1, 2 if flip else 1
+    assert len(set(views.of_grid())) == turns * mirrors and views.of_grid()[0] == (0, False)
 
 
 def test_votes_of_pixels():

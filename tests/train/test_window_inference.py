@@ -9,6 +9,7 @@ from torch.nn import functional
 from pcseg.errors import InputError
 from pcseg.inference import Protocol, probabilities
 from pcseg.models import SegOutput
+from pcseg.vote_views import VoteViews
 from pcseg.window_inference import _starts, _turned, _turned_back, predict_windows
 
 
@@ -139,18 +140,33 @@ def test_votes_are_the_views_turned_back():
     probs, _, _ = run(model, feats, shape, "full/votes=8/scene")
     assert sorted(model.sizes) == [[9, 12]] * 4 + [[12, 9]] * 4
     window = torch.from_numpy(feats).view(9, 12, 3)
-    views = [_turned(window, vote) for vote in range(8)]
+    turns = VoteViews().of_grid()
+    views = [_turned(window, *turn) for turn in turns]
     assert len({view.numpy().tobytes() for view in views}) == 8, "all differ"
-    assert all(torch.equal(_turned_back(view, vote), window) for vote, view in enumerate(views))
+    assert all(torch.equal(_turned_back(view, *turn), window) for turn, view in zip(turns, views, strict=True))
     assert torch.equal(views[1], window.flip(1))
     expected = torch.zeros(9, 12, 3)
-    for vote, view in enumerate(views):
+    for turn, view in zip(turns, views, strict=True):
         height, width = view.shape[:2]
         logits = model(_batch(view.reshape(-1, 3).numpy(), (height, width)), ()).logits
-        expected += _turned_back(torch.softmax(logits, 1).view(height, width, 3), vote) / 8
+        expected += _turned_back(torch.softmax(logits, 1).view(height, width, 3), *turn) / 8
     torch.testing.assert_close(probs.view(9, 12, 3), expected)
-    with pytest.raises(InputError, match="votes=9: an image network has 8 views"):
+    with pytest.raises(InputError, match=r"votes=9: .* has 8 views, .*; ask for votes=8"):
         run(model, feats, shape, "full/votes=9/scene")
+
+
+def test_votes_are_only_what_training_showed():
+    feats, shape = noise((9, 12)), (9, 12)
+    mirrored = VoteViews(rotate=False, mirror=True)
+    probs, _, _ = run(Convolution(), feats, shape, "full/votes=2/scene", views=mirrored)
+    window, model = torch.from_numpy(feats).view(9, 12, 3), Convolution()
+    seen = [window, window.flip(1)]
+    values = [torch.softmax(model(_batch(v.reshape(-1, 3).numpy(), shape), ()).logits, 1).view(9, 12, 3) for v in seen]
+    torch.testing.assert_close(probs.view(9, 12, 3), (values[0] + values[1].flip(1)) / 2)
+    with pytest.raises(InputError, match="votes=3: this image network has 2 views"):
+        run(model, feats, shape, "full/votes=3/scene", views=mirrored)
+    with pytest.raises(InputError, match="votes=2: this image network has 1 view, "):
+        run(model, feats, shape, "full/votes=2/scene", views=VoteViews(rotate=False, mirror=False))
 
 
 def test_memory_goes_by_the_band():
