@@ -24,11 +24,12 @@ from pcseg.config.model import (
     SwinConfig,
     ViTConfig,
 )
-from pcseg.config.panoptic import PanopticConfig, QueryDecoderConfig
+from pcseg.config.panoptic import BranchConfig, Mask2FormerConfig, PanopticConfig, QueryDecoderConfig
 from pcseg.config.train import LossConfig, OptimConfig, ScheduleConfig, TrainConfig
 
 __all__ = [
     "AugmentConfig",
+    "BranchConfig",
     "ClustersConfig",
     "ConsistencyConfig",
     "CropConfig",
@@ -41,6 +42,7 @@ __all__ = [
     "IPixMatchConfig",
     "KPConvConfig",
     "LossConfig",
+    "Mask2FormerConfig",
     "MethodConfig",
     "ModelConfig",
     "OptimConfig",

@@ -134,7 +134,8 @@ class DeepLabConfig(EncoderConfig):
 
     kind: Literal["deeplab"] = "deeplab"
     backbone: Literal["resnet50", "resnet101", "mobilenet_v2"] = "resnet101"
-    output_stride: Literal[8, 16] = 16
+    output_stride: Literal[8, 16, 32] = 16
+    """Of the encoder's last map; below 32 its last stages dilate instead of striding."""
     decoder_channels: int = Field(default=256, ge=8)
     """Of the decoder, and of each branch of the pyramid of dilated convolutions."""
     low_level_channels: int = Field(default=48, ge=8)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pcseg import losses
 from pcseg.batch import IGNORE
-from pcseg.config import PanopticConfig
+from pcseg.config import Mask2FormerConfig, PanopticConfig
 from pcseg.methods.labelled_loss import LabelledLoss
 from pcseg.methods.streams import StreamLevels, Streams
 from pcseg.models.heads import PanopticOutput
@@ -49,7 +49,9 @@ def panoptic_loss(
     config: PanopticConfig,
 ) -> Tensor:  # ()
     """Mean of :func:`pcseg.losses.mask_set_loss`, or of :func:`pcseg.losses.seeded_mask_loss` as the config asks, over
-    the decoder's layers and the clouds, on rows with a target."""
+    the decoder's layers and the clouds, on rows with a target; or :func:`pcseg.losses.mask2former.mask2former_loss`."""
+    if isinstance(config, Mask2FormerConfig):
+        return _loss_on_maps(output, targets, config)
     weights = {
         "class_weight": config.class_weight,
         "mask_weight": config.mask_weight,
@@ -69,6 +71,20 @@ def panoptic_loss(
                 nothing = config.nothing_weight
                 terms.append(losses.mask_set_loss(*given, wanted.classes, masks, nothing_weight=nothing, **weights))
     return torch.stack(terms).mean()
+
+
+def _loss_on_maps(output: PanopticOutput, targets: list[Targets], config: Mask2FormerConfig) -> Tensor:
+    """The loss of Mask2Former, whose masks are compared before they are brought to the pixels."""
+    from pcseg.losses.mask2former import mask2former_loss  # imports transformers
+
+    if not output.maps:  # no image has a pixel
+        return sum((layer.class_logits.sum() * 0.0 for layer in output.layers), torch.zeros(()))
+    groups = [[targets[image] for image in group.images] for group in output.maps]
+    masks, void = [], []
+    for group, wanted in zip(output.maps, groups, strict=True):
+        masks.append([each.masks.T.unflatten(1, group.size) for each in wanted])
+        void.append(torch.stack([(each.of_row == IGNORE).view(group.size) for each in wanted]))
+    return mask2former_loss(output.maps, [[each.classes for each in wanted] for wanted in groups], masks, void, config)
 
 
 def _targets_of(rows: Tensor, targets: Targets) -> Tensor:  # (Q,) -> (Q,)

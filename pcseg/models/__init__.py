@@ -14,8 +14,10 @@ from pcseg.config import (
     EncoderConfig,
     HeadConfig,
     KPConvConfig,
+    Mask2FormerConfig,
     ModelConfig,
     PointTransformerConfig,
+    QueryDecoderConfig,
     SwinConfig,
     TrainConfig,
     ViTConfig,
@@ -49,12 +51,19 @@ def build_network(config: TrainConfig, in_channels: int, *, pretrained: bool = T
     """The network of a run: its model and, where the run has one, the panoptic branch on top as ``panoptic``.
 
     Raises:
-        InputError: as :func:`build_model`.
+        InputError: as :func:`build_model`; a branch that cannot be on that network, or whose weights do not fit.
     """
     classes = len(config.data.class_names)
     model = build_model(config.model, in_channels, classes, pretrained=pretrained)
-    if config.panoptic is not None:
-        model.panoptic = QueryDecoder(config.panoptic, feature_width(model), config.data.is_thing, dim=config.model.dim)
+    branch = config.panoptic
+    if isinstance(branch, QueryDecoderConfig):
+        model.panoptic = QueryDecoder(branch, feature_width(model), config.data.is_thing, dim=config.model.dim)
+    elif isinstance(branch, Mask2FormerConfig):
+        from pcseg.models.mask2former import Mask2Former  # imports transformers
+
+        pretrained = pretrained and torch.get_default_device().type != "meta"
+        scales = getattr(model, "scales", ())  # networks on clouds have none
+        model.panoptic = Mask2Former(branch, scales, config.data.class_names, pretrained=pretrained)
     return model
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pcseg.batch import PointBatch
 from pcseg.config import DeepLabConfig
-from pcseg.models.encoders import Encoder, make_network
+from pcseg.models.encoders import Encoder, Scale, make_network
 from pcseg.models.heads import SegOutput
 from pcseg.models.image_grid import enlarge, segment_images
 from pcseg.models.layers import RowBatchNorm
@@ -18,6 +18,8 @@ from pcseg.pyramid import Level
 
 LOW_STRIDE = 4
 """Pixels for each sample of the low-level features, and of what the classifier reads."""
+_TAPS = (1, 4, 11, 15)
+"""Of the 16 blocks of MobileNetV2, the last ones at strides 4, 8, 16 and 32."""
 
 
 class DeepLabNet(nn.Module):
@@ -44,7 +46,8 @@ class DeepLabNet(nn.Module):
         super().__init__()
         self.config = config
         self.in_channels = in_channels
-        self.encoder, low, high = _encoder(config, in_channels, pretrained)
+        self.encoder, self.scales = _encoder(config, in_channels, pretrained)
+        low, high = self.scales[0].channels, self.scales[-1].channels
         width, separable = config.decoder_channels, config.family == "mobilenet_v2"
         rates = [rate * 16 // config.output_stride for rate in (6, 12, 18)]
         self.pyramid = DilatedPyramid(high, width, rates, separable=separable)
@@ -71,7 +74,8 @@ class DeepLabNet(nn.Module):
         """
         return segment_images(
             batch,
-            self.features,
+            self.encoder,
+            self.decode,
             lambda maps: self.classifier(self.dropout(maps)),
             in_channels=self.in_channels,
             width=self.config.decoder_channels,
@@ -84,7 +88,10 @@ class DeepLabNet(nn.Module):
         return self(batch, levels), {}
 
     def features(self, planes: Tensor) -> Tensor:  # (b, C, H, W) -> (b, decoder_channels, H / 4, W / 4), rounded up
-        low, high = self.encoder(planes)
+        return self.decode(self.encoder(planes))
+
+    def decode(self, stages: tuple[Tensor, ...]) -> Tensor:  # the encoder's maps -> (b, decoder_channels, h, w)
+        low, high = stages[0], stages[-1]
         height, width = low.shape[2:]
         context = enlarge(self.pyramid(high), self.config.output_stride // LOW_STRIDE, (height, width))
         return self.decoder(torch.cat([context, self.low(low)], 1))
@@ -161,24 +168,26 @@ def dilate_resnet(net: Any, output_stride: int) -> None:
                 rate *= stride
 
 
-def _encoder(config: DeepLabConfig, in_channels: int, pretrained: bool) -> tuple[Encoder, int, int]:
-    """The encoder, and the channels of its maps at strides 4 and ``output_stride``."""
+def _encoder(config: DeepLabConfig, in_channels: int, pretrained: bool) -> tuple[Encoder, tuple[Scale, ...]]:
+    """The encoder, and its maps, from stride 4 to ``output_stride``."""
     if config.family == "resnet":
-        stages = ["stage1", f"stage{len(config.settings['depths'])}"]
+        stages = [f"stage{1 + stage}" for stage in range(len(config.settings["depths"]))]
         net = make_network(config, in_channels, pretrained=pretrained, out_features=stages)
-        dilate_resnet(net, config.output_stride)
-        low, high = net.channels
-        return Encoder(net, _resnet_maps, config.freeze), low, high
-    net = make_network(
-        config,
-        in_channels,
-        pretrained=pretrained,
-        arguments={"add_pooling_layer": False},
-        output_stride=config.output_stride,
-    )
-    net.conv_1x1 = nn.Identity()
-    low, high = (net.layer[block].reduce_1x1.convolution.out_channels for block in (1, -1))
-    return Encoder(net, _mobilenet_maps, config.freeze), low, high
+        if config.output_stride < 32:
+            dilate_resnet(net, config.output_stride)
+        read, widths = _resnet_maps, net.channels
+    else:
+        net = make_network(
+            config,
+            in_channels,
+            pretrained=pretrained,
+            arguments={"add_pooling_layer": False},
+            output_stride=config.output_stride,
+        )
+        net.conv_1x1 = nn.Identity()
+        read, widths = _mobilenet_maps, [net.layer[block].reduce_1x1.convolution.out_channels for block in _TAPS]
+    strides = [min(LOW_STRIDE << stage, config.output_stride) for stage in range(len(widths))]
+    return Encoder(net, read, config.freeze), tuple(map(Scale, strides, widths))
 
 
 def _resnet_maps(net: nn.Module, planes: Tensor) -> tuple[Tensor, ...]:
@@ -186,5 +195,5 @@ def _resnet_maps(net: nn.Module, planes: Tensor) -> tuple[Tensor, ...]:
 
 
 def _mobilenet_maps(net: nn.Module, planes: Tensor) -> tuple[Tensor, ...]:
-    blocks = net(planes, output_hidden_states=True).hidden_states  # of 16 blocks; the first two are at stride 4
-    return blocks[1], blocks[-1]
+    blocks = net(planes, output_hidden_states=True).hidden_states
+    return tuple(blocks[tap] for tap in _TAPS)

@@ -64,6 +64,13 @@ FAMILIES = {
 }
 
 
+class Scale(NamedTuple):
+    """One of an encoder's maps."""
+
+    stride: int  # pixels for each sample
+    channels: int
+
+
 class Encoder(nn.Module):
     """A network of ``transformers`` that gives feature maps.
 
@@ -145,17 +152,17 @@ def make_network(
 
     def load() -> tuple[Any, dict[str, Any]]:
         return network.from_pretrained(
-            _location(weights), config=ours, dtype=torch.float32, output_loading_info=True, **(arguments or {})
+            location_of(weights), config=ours, dtype=torch.float32, output_loading_info=True, **(arguments or {})
         )
 
-    net, report = _reading(weights, load)
+    net, report = read_stored(weights, load)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(family.new))
     if missing:
         raise InputError(f"{weights}: lacks {len(missing)} tensors of a {config.family}, such as {missing[0]}")
     return net.train()
 
 
-def stored_values(weights: str) -> dict[str, Any]:
+def stored_values(weights: str, *, field: str = "model.weights") -> dict[str, Any]:
     """The ``config.json`` beside weights.
 
     Raises:
@@ -163,7 +170,10 @@ def stored_values(weights: str) -> dict[str, Any]:
     """
     import transformers
 
-    return _reading(weights, lambda: transformers.PretrainedConfig.get_config_dict(_location(weights))[0])
+    def read() -> dict[str, Any]:
+        return transformers.PretrainedConfig.get_config_dict(location_of(weights))[0]
+
+    return read_stored(weights, read, field=field)
 
 
 def _stored_config(config: EncoderUser, weights: str) -> Any:
@@ -171,14 +181,15 @@ def _stored_config(config: EncoderUser, weights: str) -> Any:
     import transformers
 
     kind = getattr(transformers, FAMILIES[config.family].config)
-    values, _ = _reading(weights, lambda: kind.get_config_dict(_location(weights)))
+    values, _ = read_stored(weights, lambda: kind.get_config_dict(location_of(weights)))
     theirs = values.get("model_type")
     if theirs != config.family:
         raise InputError(f"{weights}: is of model_type {theirs}, but the config asks for {config.family}")
-    return _reading(weights, lambda: kind.from_dict(values))
+    return read_stored(weights, lambda: kind.from_dict(values))
 
 
-def _location(weights: str) -> str:
+def location_of(weights: str) -> str:
+    """What ``transformers`` is to be given for a folder or a hub id."""
     return str(Path(weights).expanduser()) if _is_path(weights) else weights
 
 
@@ -187,20 +198,27 @@ def _is_path(weights: str) -> bool:
     return Path(weights).expanduser().exists() or weights.startswith((".", "/", "~")) or weights.count("/") > 1
 
 
-def _reading(weights: str, action: Callable[[], Result]) -> Result:
+def read_stored(
+    weights: str, action: Callable[[], Result], *, field: str = "model.weights", what: str = "an encoder"
+) -> Result:
+    """What ``action`` reads of weights in the format of ``transformers``.
+
+    Raises:
+        InputError: it fails, which it may in whatever way; ``field`` and ``what`` say what was asked for.
+    """
     try:
         return action()
     except Exception as error:  # of transformers, of the hub's client or of safetensors
         why = _first_line(error)
         if not _is_path(weights):
             text = (
-                f"model.weights {weights}: is no folder here, and not to be had from the hub ({why}); where there is "
-                f"a network: `hf download {weights} --local-dir FOLDER`, then --model.weights FOLDER"
+                f"{field} {weights}: is no folder here, and not to be had from the hub ({why}); where there is "
+                f"a network: `hf download {weights} --local-dir FOLDER`, then --{field} FOLDER"
             )
         elif not Path(weights).expanduser().is_dir():
-            text = f"model.weights {weights}: no such folder; give the one that holds config.json and model.safetensors"
+            text = f"{field} {weights}: no such folder; give the one that holds config.json and model.safetensors"
         else:
-            text = f"model.weights {weights}: cannot be read as an encoder of transformers: {why}"
+            text = f"{field} {weights}: cannot be read as {what} of transformers: {why}"
         raise InputError(text) from error
 
 

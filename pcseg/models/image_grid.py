@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcseg.batch import PointBatch
-from pcseg.models.heads import SegOutput
+from pcseg.models.heads import FeatureMaps, MaskMaps, SegOutput
 
 
 class Planes(NamedTuple):
@@ -60,7 +60,10 @@ def to_planes(batch: PointBatch) -> list[Planes]:
     return groups
 
 
-def from_planes(groups: Sequence[Planes], values: Sequence[Tensor]) -> Tensor:  # (b, K, H, W) each -> (N, K)
+def from_planes(
+    groups: Sequence[Planes | FeatureMaps | MaskMaps],
+    values: Sequence[Tensor],  # (b, K, H, W) each
+) -> Tensor:  # (N, K)
     """Rows of the batch from one tensor for each group of :func:`to_planes`, of its images and size.
 
     Raises:
@@ -70,7 +73,7 @@ def from_planes(groups: Sequence[Planes], values: Sequence[Tensor]) -> Tensor:  
         raise ValueError(f"from_planes: one tensor for each of {len(groups)} groups expected, got {len(values)}")
     rows: dict[int, Tensor] = {}
     for group, planes in zip(groups, values, strict=True):
-        if planes.ndim != 4 or planes.shape[0] != len(group.images) or planes.shape[2:] != group.values.shape[2:]:
+        if planes.ndim != 4 or planes.shape[0] != len(group.images) or tuple(planes.shape[2:]) != group.size:
             expected = (len(group.images), "K", *group.size)
             raise ValueError(f"from_planes: planes must be {expected}, got {tuple(planes.shape)}")
         flat = planes.permute(0, 2, 3, 1)
@@ -97,7 +100,8 @@ def enlarge(
 
 def segment_images(
     batch: PointBatch,
-    features: Callable[[Tensor], Tensor],
+    encode: Callable[[Tensor], tuple[Tensor, ...]],
+    decode: Callable[[tuple[Tensor, ...]], Tensor],
     classify: Callable[[Tensor], Tensor],
     *,
     in_channels: int,
@@ -107,7 +111,8 @@ def segment_images(
     """Run a network of planes on a batch of images, size by size.
 
     Args:
-        features: (b, C, H, W) -> (b, F, at least H / stride, at least W / stride).
+        encode: (b, C, H, W) -> maps of the encoder's stages, which stay in the output.
+        decode: those maps -> (b, F, at least H / stride, at least W / stride).
         classify: (b, F, h, w) -> (b, K, h, w), acts on each place alone: its logits are brought to the pixels, which
             for a linear layer is the same as to bring it the features and costs K / F of that.
         in_channels: C.
@@ -123,9 +128,11 @@ def segment_images(
     if not groups:
         nothing = batch.feats.new_zeros(1, width, 1, 1)
         return SegOutput(classify(nothing).flatten(1)[:0], nothing.flatten(1)[:0])
-    maps = [features(group.values) for group in groups]
+    stages = [encode(group.values) for group in groups]
+    maps = [decode(found) for found in stages]
 
     def rows(values: Sequence[Tensor]) -> Tensor:
         return from_planes(groups, [enlarge(v, stride, g.size) for v, g in zip(values, groups, strict=True)])
 
-    return SegOutput(rows([classify(planes) for planes in maps]), lambda: rows(maps))
+    kept = tuple(FeatureMaps(group.images, group.size, found) for group, found in zip(groups, stages, strict=True))
+    return SegOutput(rows([classify(planes) for planes in maps]), lambda: rows(maps), kept)

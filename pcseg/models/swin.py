@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pcseg.batch import PointBatch
 from pcseg.config import SwinConfig
 from pcseg.errors import InputError
-from pcseg.models.encoders import Encoder, make_network
+from pcseg.models.encoders import Encoder, Scale, make_network
 from pcseg.models.heads import SegOutput
 from pcseg.models.image_grid import enlarge, segment_images
 from pcseg.pyramid import Level
@@ -42,6 +42,7 @@ class SwinNet(nn.Module):
         if not isinstance(self.stride, int):
             raise InputError(f"model.encoder: patch_size must be one number, got {self.stride}")
         self.encoder = Encoder(net, _stages, config.freeze)
+        self.scales = tuple(Scale(self.stride << stage, channels) for stage, channels in enumerate(net.channels))
         width = config.decoder_channels
         self.linear = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in net.channels)
         self.fuse = nn.Sequential(
@@ -62,7 +63,8 @@ class SwinNet(nn.Module):
         """
         return segment_images(
             batch,
-            self.features,
+            self.encoder,
+            self.decode,
             lambda maps: self.classifier(self.dropout(maps)),
             in_channels=self.in_channels,
             width=self.config.decoder_channels,
@@ -75,7 +77,9 @@ class SwinNet(nn.Module):
         return self(batch, levels), {}
 
     def features(self, planes: Tensor) -> Tensor:  # (b, C, H, W) -> (b, decoder_channels, H / 4, W / 4), rounded up
-        stages = self.encoder(planes)
+        return self.decode(self.encoder(planes))
+
+    def decode(self, stages: tuple[Tensor, ...]) -> Tensor:  # the encoder's maps -> (b, decoder_channels, h, w)
         height, width = stages[0].shape[2:]
         maps = [
             enlarge(linear(stage), 2**index, (height, width))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pcseg.batch import PointBatch
 from pcseg.config import ViTConfig
 from pcseg.errors import InputError
-from pcseg.models.encoders import Encoder, make_network
+from pcseg.models.encoders import Encoder, Scale, make_network
 from pcseg.models.heads import SegOutput
 from pcseg.models.image_grid import segment_images
 from pcseg.pyramid import Level
@@ -48,6 +48,7 @@ class ViTNet(nn.Module):
         if not isinstance(self.patch, int):
             raise InputError(f"model.encoder: patch_size must be one number, got {self.patch}")
         self.width: int = net.config.hidden_size
+        self.scales = (Scale(self.patch, self.width),)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Conv2d(self.width, num_classes, 1)
 
@@ -63,7 +64,8 @@ class ViTNet(nn.Module):
         """
         return segment_images(
             batch,
-            self.features,
+            self.encode,
+            lambda stages: stages[0],
             lambda maps: self.classifier(self.dropout(maps)),
             in_channels=self.in_channels,
             width=self.width,
@@ -76,10 +78,13 @@ class ViTNet(nn.Module):
         return self(batch, levels), {}
 
     def features(self, planes: Tensor) -> Tensor:  # (b, C, H, W) -> (b, hidden, H / patch, W / patch), rounded up
+        return self.encode(planes)[0]
+
+    def encode(self, planes: Tensor) -> tuple[Tensor, ...]:  # (b, C, H, W) -> one map
         below, right = (-size % self.patch for size in planes.shape[2:])
         if below or right:
             planes = F.pad(planes, (0, right, 0, below), mode="replicate")
-        return self.encoder(planes)[0]
+        return self.encoder(planes)
 
 
 def _vit_map(net: nn.Module, planes: Tensor) -> tuple[Tensor]:

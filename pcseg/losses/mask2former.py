@@ -1,0 +1,69 @@
+"""The set loss of ``transformers``' Mask2Former, on masks that are maps, with pixels that teach nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
+
+from pcseg.config import Mask2FormerConfig
+from pcseg.models.heads import MaskMaps
+from pcseg.models.mask2former import settings_of
+
+_OUTSIDE = -10.0  # a logit that costs nothing where the truth is "outside": softplus(-10) is 5e-5
+
+
+def mask2former_loss(
+    maps: Sequence[MaskMaps],
+    classes: Sequence[Sequence[Tensor]],  # of each group and image: (G,) int64
+    masks: Sequence[Sequence[Tensor]],  # of each group and image: (G, H, W) float, 0 or 1
+    void: Sequence[Tensor],  # of each group: (b, H, W) bool, pixels without supervision
+    config: Mask2FormerConfig,
+) -> Tensor:  # ()
+    """Sum over the layers of cross entropy of the classes, and of cross entropy and Dice of the matched masks.
+
+    Where more than half of a map's cell is void, its logits are replaced by "outside" and no mask is there, in
+    matching and in learning alike: nothing is learnt there. What the map has beyond the image counts as void. Groups of
+    images count by their numbers of images (classes) and of masks (masks), so that one group is Mask2Former's own loss
+    on it. Processes of a distributed run count their own masks.
+
+    Source: Cheng et al. 2022, Mask2Former; matching, sampling of points and terms are those of ``transformers``.
+    """
+    count = sum(len(group.images) for group in maps)
+    total = sum(len(named) for group in classes for named in group)
+    terms = []
+    for group, named, truth, unknown in zip(maps, classes, masks, void, strict=True):
+        criterion = _criterion(config, group.class_logits[0].shape[2] - 1).to(unknown.device)
+        criterion.count = max(total, 1)
+        height, width = group.mask_logits[0].shape[2:]
+        below, right = height * group.stride - group.size[0], width * group.stride - group.size[1]
+        padded = [F.pad(values, (0, right, 0, below)) for values in truth]
+        free = F.pad(unknown.float(), (0, right, 0, below), value=1.0)
+        outside = F.avg_pool2d(free[:, None], group.stride) > 0.5  # (b, 1, h, w)
+        share = len(group.images) / count
+        layers = list(zip(group.class_logits, group.mask_logits, strict=True))
+        for class_logits, mask_logits in (layers[-1], *layers[:-1]):  # the same seed draws the points that theirs draws
+            seen = torch.where(outside, _OUTSIDE, mask_logits.float())
+            found = criterion(seen, class_logits.float(), padded, list(named))
+            terms.append(config.class_weight * share * found["loss_cross_entropy"])
+            terms.append(config.mask_weight * found["loss_mask"] + config.dice_weight * found["loss_dice"])
+    return torch.stack(terms).sum()
+
+
+class _Criterion(Mask2FormerLoss):
+    """The loss with the number of masks given: theirs is counted over processes, which may have groups differing in
+    number here, and would wait for each other."""
+
+    count: int = 1
+
+    def get_num_masks(self, class_labels: list[Tensor], device: torch.device) -> Tensor:
+        return torch.tensor(float(self.count), device=device)
+
+
+@lru_cache(maxsize=8)
+def _criterion(config: Mask2FormerConfig, num_classes: int) -> _Criterion:
+    return _Criterion(settings_of(config, num_classes), weight_dict={})
