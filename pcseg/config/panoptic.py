@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -93,4 +93,4 @@ class Mask2FormerConfig(BranchConfig):
         return self
 
 
-PanopticConfig = Annotated[QueryDecoderConfig | Mask2FormerConfig, Field(discriminator="kind")]
+PanopticConfig = QueryDecoderConfig | Mask2FormerConfig

@@ -78,7 +78,7 @@ class TrainConfig(Config):
     name: str = Field(min_length=1)
     data: DataConfig
     model: ModelConfig
-    panoptic: PanopticConfig | None = None
+    panoptic: PanopticConfig | None = Field(default=None, discriminator="kind")
     """What tells the things of ``data.things`` apart, on top of the network; None: classes only."""
     loss: LossConfig = LossConfig()
     """On the labelled rows, whatever the method."""

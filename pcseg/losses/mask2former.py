@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +36,7 @@ def mask2former_loss(
     total = sum(len(named) for group in classes for named in group)
     terms = []
     for group, named, truth, unknown in zip(maps, classes, masks, void, strict=True):
-        criterion = _criterion(config, group.class_logits[0].shape[2] - 1).to(unknown.device)
-        criterion.count = max(total, 1)
+        criterion = _Criterion(config, group.class_logits[0].shape[2] - 1, total).to(unknown.device)
         height, width = group.mask_logits[0].shape[2:]
         below, right = height * group.stride - group.size[0], width * group.stride - group.size[1]
         padded = [F.pad(values, (0, right, 0, below)) for values in truth]
@@ -58,12 +56,9 @@ class _Criterion(Mask2FormerLoss):
     """The loss with the number of masks given: theirs is counted over processes, which may have groups differing in
     number here, and would wait for each other."""
 
-    count: int = 1
+    def __init__(self, config: Mask2FormerConfig, num_classes: int, count: int):
+        super().__init__(settings_of(config, num_classes), weight_dict={})
+        self.count = max(count, 1)
 
-    def get_num_masks(self, class_labels: list[Tensor], device: torch.device) -> Tensor:
+    def get_num_masks(self, class_labels: list[Tensor], device: torch.device) -> Tensor:  # pyright: ignore
         return torch.tensor(float(self.count), device=device)
-
-
-@lru_cache(maxsize=8)
-def _criterion(config: Mask2FormerConfig, num_classes: int) -> _Criterion:
-    return _Criterion(settings_of(config, num_classes), weight_dict={})

@@ -98,7 +98,7 @@ class _Net(Mask2FormerPreTrainedModel):
         super().__init__(settings)
         self.pixel_decoder = Mask2FormerPixelDecoder(settings, feature_channels=channels)
         self.transformer = Mask2FormerTransformerModule(in_features=settings.feature_size, config=settings)
-        self.class_predictor = nn.Linear(settings.hidden_dim, settings.num_labels + 1)
+        self.class_predictor = nn.Linear(settings.hidden_dim, settings.num_labels + 1)  # pyright: ignore[reportOptionalOperand]
         self.post_init()
 
     def forward(self, stages: list[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -114,7 +114,7 @@ def settings_of(config: Mask2FormerConfig, num_classes: int, scales: Sequence[Sc
     """The same as a config of ``transformers``; ``scales`` matter to the network, not to the loss."""
     strides = {"feature_strides": [s.stride for s in scales], "common_stride": scales[0].stride} if scales else {}
     return Settings(
-        num_labels=num_classes,
+        num_labels=num_classes,  # pyright: ignore[reportCallIssue]
         feature_size=config.channels,
         mask_feature_size=config.channels,
         hidden_dim=config.channels,
@@ -148,7 +148,7 @@ def _load(net: _Net, weights: str, class_names: Sequence[str]) -> None:
         raise InputError(f"{field} {weights}: is of model_type {kind}, and mask2former is wanted")
 
     def load() -> tuple[Any, dict[str, Any]]:
-        return Mask2FormerForUniversalSegmentation.from_pretrained(
+        return Mask2FormerForUniversalSegmentation.from_pretrained(  # pyright: ignore[reportReturnType]
             location_of(weights), dtype=torch.float32, output_loading_info=True
         )
 
