@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +16,7 @@ from pcseg import predict_image, predict_scan, predict_volume
 from pcseg.config_file import leading_path, parse_command
 from pcseg.errors import InputError, describe, run_command
 from pcseg.inference import Protocol, TileSettings
+from pcseg.io.coco_panoptic import Category, PanopticResult, write_panoptic
 from pcseg.predict_image import ImageTargets
 from pcseg.predict_scan import ScanTargets
 from pcseg.predict_volume import VolumeTargets
@@ -35,7 +38,11 @@ Targets = ScanTargets | ImageTargets | VolumeTargets
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Segment scans, pictures or volumes: classes, confidences, and pictures to look at."""
+    """Segment scans, pictures or volumes: classes, confidences, and pictures to look at.
+
+    A network that tells things apart numbers those of scans, and leaves the segments of pictures in COCO's panoptic
+    format: panoptic.json and the folder panoptic.
+    """
 
     out: Path
     """Folder for the results, or, for a single input, the file to write."""
@@ -61,13 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     predictor = Predictor.load(model, options.device)
     if not predictor.card.config.reads_labels:
         print(f"{model}: was trained without labels: names of classes stand for numbered clusters", file=sys.stderr)
-    failed = []
-    for path, targets in work:
-        try:
-            _predict_one(predictor, path, targets, options)
-        except (InputError, OSError) as error:
-            failed.append(path)
-            print(f"error: {describe(error)}", file=sys.stderr)
+    failed: list[Path] = []
+    results = _results(predictor, work, options, failed)
+    if predictor.card.config.panoptic is not None and isinstance(work[0][1], ImageTargets):
+        _write_panoptic(predictor, work[0][1].panoptic, results)
+    else:
+        deque(results, maxlen=0)
     if failed:
         if len(inputs) > 1:
             names = ", ".join(str(path) for path in failed)
@@ -90,7 +96,45 @@ def kind_of(path: Path) -> str:
     raise InputError(f"{path}: expected a {listed} file")
 
 
-def _predict_one(predictor: Predictor, path: Path, targets: Targets, options: PredictOptions) -> None:
+def _results(
+    predictor: Predictor, work: Sequence[tuple[Path, Targets]], options: PredictOptions, failed: list[Path]
+) -> Iterator[PanopticResult]:
+    """Segments everything, and gives the segments of pictures whose things are told apart, one by one.
+
+    What cannot be done is told, added to ``failed``, and does not stop the others.
+    """
+    for path, targets in work:
+        try:
+            result = _predict_one(predictor, path, targets, options)
+        except (InputError, OSError) as error:
+            failed.append(path)
+            print(f"error: {describe(error)}", file=sys.stderr)
+            continue
+        if result is not None:
+            yield result
+
+
+def _write_panoptic(predictor: Predictor, path: Path, results: Iterator[PanopticResult]) -> None:
+    """The segments of all pictures in COCO's panoptic format, with the codes of the classes as category ids.
+
+    Raises:
+        InputError: there are such files.
+        OSError: they cannot be written.
+    """
+    for there in (path, path.with_suffix("")):
+        if there.exists():
+            raise InputError(f"{there}: exists already, perhaps with segments of other pictures; choose another -o")
+    data = predictor.card.config.data
+    named = zip(data.class_codes, data.class_names, data.is_thing, strict=True)
+    categories = [Category(id=code, name=name, isthing=thing) for code, name, thing in named]
+    first = next(results, None)
+    if first is None:
+        return
+    write_panoptic(path, categories, itertools.chain([first], results))
+    print(f"{path}: things and stuff in COCO's panoptic format, with {path.with_suffix('')}")
+
+
+def _predict_one(predictor: Predictor, path: Path, targets: Targets, options: PredictOptions) -> PanopticResult | None:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -102,7 +146,7 @@ def _predict_one(predictor: Predictor, path: Path, targets: Targets, options: Pr
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"predict {path.name}", total=None)
-        counts = _segment(
+        counts, result = _segment(
             predictor,
             path,
             targets,
@@ -112,6 +156,7 @@ def _predict_one(predictor: Predictor, path: Path, targets: Targets, options: Pr
     total = max(int(counts.sum()), 1)
     shares = ", ".join(f"{name} {count / total:.1%}" for name, count in zip(predictor.class_names, counts, strict=True))
     print(f"{path}: {total:,} {_ROWS[kind]}: {shares}; {', '.join(map(str, targets.files))}")
+    return result
 
 
 def _segment(
@@ -120,17 +165,18 @@ def _segment(
     targets: Targets,
     options: PredictOptions,
     advance: Callable[[int, int], None],
-) -> np.ndarray:  # (K,) int64 rows of each class
+) -> tuple[np.ndarray, PanopticResult | None]:  # (K,) int64 rows of each class
     votes, projection = options.votes, options.projection
     if isinstance(targets, ImageTargets):
         return predict_image.predict_image(
             predictor, path, targets, votes=votes, projection=projection, advance=advance
         )
     if isinstance(targets, VolumeTargets):
-        return predict_volume.predict_volume(
+        counts = predict_volume.predict_volume(
             predictor, path, targets, votes=votes, projection=projection, advance=advance
         )
-    return predict_scan.predict_scan(
+        return counts, None
+    counts = predict_scan.predict_scan(
         predictor,
         path,
         targets,
@@ -139,6 +185,7 @@ def _segment(
         overwrite_classification=options.overwrite_classification,
         advance=advance,
     )
+    return counts, None
 
 
 def _inputs(arguments: list[str]) -> tuple[list[Path], list[str]]:
@@ -172,7 +219,7 @@ def _targets(path: Path, options: PredictOptions, *, single: bool) -> Targets:
     else:
         result = out / (f"{path.stem}.png" if kind == "images" else path.name)
     if kind == "images":
-        targets = ImageTargets.at(result, pictures=options.pictures)
+        targets = ImageTargets.at(result, pictures=options.pictures, in_folder=result != out)
     elif kind == "volumes":
         targets = VolumeTargets.at(result)
     else:

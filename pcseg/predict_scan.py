@@ -13,8 +13,10 @@ from pcseg.datasets.prepare import prepare_scan
 from pcseg.datasets.scene_folder import Scene
 from pcseg.datasets.scene_part import ScenePart
 from pcseg.io import scan
+from pcseg.io.palette import Things
 from pcseg.panoptic_inference import segment_part
 from pcseg.predictor import Predictor
+from pcseg.segments import Segments
 
 SUFFIXES = (".las", ".laz", ".ply")
 
@@ -70,7 +72,9 @@ def predict_scan(
         counts = predictor.classify_part(
             ScenePart(scene), classes, confidence, votes=votes, projection=projection, advance=advance
         )
-        instances = _instances(predictor, scene)
+        segments = _segments(predictor, scene)
+        is_thing = predictor.card.config.data.is_thing
+        instances = None if segments is None else segments.instances(is_thing).astype(np.int32)
         scan.write_predictions(
             path,
             targets.scan,
@@ -80,28 +84,28 @@ def predict_scan(
             codes=predictor.class_codes,
             overwrite_classification=overwrite_classification,
         )
-        _draw(scene, classes, predictor, targets)
+        things = None if segments is None or instances is None else Things(instances, segments.classes)
+        _draw(scene, classes, predictor, targets, things)
     return counts
 
 
-def _instances(predictor: Predictor, scene: Scene) -> np.ndarray | None:  # (N,) int32, -1: none
-    """Number of the thing of each point; None: the network names classes only."""
+def _segments(predictor: Predictor, scene: Scene) -> Segments | None:
+    """The things and the stuff of the points; None: the network names classes only."""
     if predictor.card.config.panoptic is None:
         return None
-    segments, _ = segment_part(predictor, ScenePart(scene))
-    return segments.instances(predictor.card.config.data.is_thing).astype(np.int32)
+    return segment_part(predictor, ScenePart(scene))[0]
 
 
 def _array(file: Path, dtype: type, count: int) -> np.ndarray:
     return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=(count,))
 
 
-def _draw(scene: Scene, classes: np.ndarray, predictor: Predictor, targets: ScanTargets) -> None:
+def _draw(scene: Scene, classes: np.ndarray, predictor: Predictor, targets: ScanTargets, things: Things | None) -> None:
     """The coloured cloud and the picture, where they are wanted."""
     if targets.cloud is None or targets.picture is None:
         return
     from pcseg.io.render import render_classes, write_class_ply
 
     names = predictor.class_names
-    write_class_ply(targets.cloud, scene.coords, classes, names, origin=scene.origin)
-    render_classes(targets.picture, scene.coords, classes, names)
+    write_class_ply(targets.cloud, scene.coords, classes, names, origin=scene.origin, things=things)
+    render_classes(targets.picture, scene.coords, classes, names, things=things)

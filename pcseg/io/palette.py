@@ -1,8 +1,10 @@
-"""Colours of classes: what a name says, else one of a row of colours that are easy to tell apart."""
+"""Colours of classes: what a name says, else one of a row of colours that are easy to tell apart; and of things."""
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,3 +62,32 @@ def class_colors(class_names: Sequence[str]) -> np.ndarray:  # (K, 3) uint8
             colors[index] = free[spare % len(free)]
             spare += 1
     return np.array(colors, np.uint8).reshape(-1, 3)
+
+
+class Things(NamedTuple):
+    """The things of a cloud or an image, to be drawn."""
+
+    of_row: np.ndarray  # (N,) integer, number of the thing, or -1
+    classes: np.ndarray  # (T,) class index of each
+
+
+def thing_colors(
+    classes: np.ndarray,  # (T,) class index of each thing
+    colors: np.ndarray,  # (K, 3) uint8, of the classes
+) -> np.ndarray:  # (T, 3) uint8
+    """A colour for each thing: the hue of its class, and a lightness and strength that no other of the class has.
+
+    The only thing of a class has the class' own colour.
+    """
+    found = np.zeros((len(classes), 3), np.uint8)
+    for kind in np.unique(classes):
+        members = np.flatnonzero(classes == kind)
+        hue, _, strength = colorsys.rgb_to_hls(*(colors[kind] / 255))
+        if len(members) == 1:
+            found[members] = colors[kind]
+            continue
+        for place, member in enumerate(members):  # dark to light, strong and pale in turn
+            light = 0.22 + 0.6 * place / (len(members) - 1)
+            own = max(strength, 0.35) * (0.45 if place % 2 else 1.0)
+            found[member] = np.round(255 * np.array(colorsys.hls_to_rgb(hue, light, own))).astype(np.uint8)
+    return found

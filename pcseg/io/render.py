@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from pcseg.io.atomic import replacing
-from pcseg.io.palette import UNKNOWN, class_colors
+from pcseg.io.palette import UNKNOWN, Things, class_colors, thing_colors
 from pcseg.io.ply import write_ply
 from pcseg.io.scan import CHUNK_SIZE
 
@@ -24,6 +24,7 @@ _SUN = np.array([-0.45, 0.35, 0.82])
 """Direction to the light: high, from the north-west, as maps have it."""
 _FINE = 2  # rendered so many times larger, then averaged
 _MARGIN, _LEGEND = 28, 56  # pixels of the picture
+_LINE = 0.3  # brightness of the line around a thing
 _PAPER, _INK = (252, 252, 250), (40, 40, 44)
 _RIGHT, _WRONG, _IGNORED = (206, 210, 212), (214, 30, 48), (232, 234, 240)
 
@@ -35,30 +36,53 @@ def write_class_ply(
     class_names: Sequence[str],
     *,
     origin: np.ndarray | Sequence[float] = (0.0, 0.0, 0.0),
+    things: Things | None = None,
 ) -> None:
     """Write a binary PLY with positions in the file's own frame (doubles), the colour of the class, and ``pred_class``.
+
+    Args:
+        things: given: they are told apart by their colours, and by their numbers as ``pred_instance``.
 
     Raises:
         OSError: the file cannot be written.
     """
-    colors = np.vstack([class_colors(class_names), [UNKNOWN]]).astype(np.uint8)
+    colors = _table(class_names, things)
     top = np.dtype(np.uint8 if len(class_names) < 255 else np.uint16)
 
     def chunks() -> Iterator[dict[str, np.ndarray]]:
         for start in range(0, len(coords), CHUNK_SIZE):
             place = np.asarray(coords[start : start + CHUNK_SIZE], np.float64) + np.asarray(origin, np.float64)
-            index = np.asarray(classes[start : start + CHUNK_SIZE], np.int64)
-            color = colors[index]
+            part = slice(start, start + CHUNK_SIZE)
+            index = np.asarray(classes[part], np.int64)
+            color = colors[_places(index, len(class_names), None if things is None else things.of_row[part])]
+            numbers = {} if things is None else {"pred_instance": things.of_row[part].astype(np.int32)}
             yield {
                 **{axis: place[:, i] for i, axis in enumerate("xyz")},
                 **{name: color[:, i] for i, name in enumerate(("red", "green", "blue"))},
                 "pred_class": np.where(index < 0, np.iinfo(top).max, index),
+                **numbers,
             }
 
     types = dict.fromkeys("xyz", np.dtype(np.float64)) | dict.fromkeys(("red", "green", "blue"), np.dtype(np.uint8))
     comments = [f"class {index} {name}" for index, name in enumerate(class_names)]
     comments = [text.encode("ascii", "replace").decode() for text in comments]
-    write_ply(path, types | {"pred_class": top}, len(coords), chunks(), comments=comments)
+    types |= {"pred_class": top} | ({} if things is None else {"pred_instance": np.dtype(np.int32)})
+    write_ply(path, types, len(coords), chunks(), comments=comments)
+
+
+def _table(class_names: Sequence[str], things: Things | None) -> np.ndarray:  # (K + 1 + T, 3) uint8
+    """Colours of the classes, of what has no class, and of the things."""
+    colors = class_colors(class_names)
+    parts = [colors, np.array([UNKNOWN], np.uint8)]
+    if things is not None:
+        parts.append(thing_colors(things.classes, colors))
+    return np.vstack(parts).astype(np.uint8)
+
+
+def _places(classes: np.ndarray, num_classes: int, things: np.ndarray | None) -> np.ndarray:  # (n,)
+    """Row of :func:`_table` for each point."""
+    places = np.where(classes < 0, num_classes, classes).astype(np.int64)
+    return places if things is None else np.where(things >= 0, num_classes + 1 + things, places)
 
 
 def render_classes(
@@ -68,12 +92,14 @@ def render_classes(
     class_names: Sequence[str],
     *,
     truth: np.ndarray | None = None,  # (N,) class index, -1: ignored
+    things: Things | None = None,
     width: int = 1600,
 ) -> None:
     """Draw a classified cloud as a PNG: from above and from the side, with a legend.
 
     Args:
         truth: given: three columns, truth, prediction, and where they differ.
+        things: given: each has a colour of its own in the prediction, of its class' hue, and a dark line around it.
         width: of the picture, about, in pixels.
 
     Raises:
@@ -83,8 +109,11 @@ def render_classes(
     if len(coords) == 0:
         raise ValueError("render_classes: the cloud has no points")
     colors = class_colors(class_names)
-    table = np.vstack([colors, np.array([UNKNOWN], np.uint8)])
+    table = _table(class_names, None)
     layers = [_Layer("prediction", classes, table)]
+    if things is not None:
+        places = _places(np.asarray(classes), len(class_names), things.of_row)
+        layers = [_Layer("prediction", places, _table(class_names, things), outlined=len(class_names) + 1)]
     if truth is not None:
         wrong = np.where(np.asarray(truth) < 0, 2, np.asarray(truth) != np.asarray(classes)).astype(np.int8)
         layers.insert(0, _Layer("truth", truth, table))
@@ -113,6 +142,7 @@ class _Layer:
     name: str
     labels: np.ndarray  # (N,), -1: the last colour
     colors: np.ndarray  # (K + 1, 3) uint8
+    outlined: int | None = None  # labels from here on have a line around them
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +200,30 @@ def _draw(view: _View, coords: np.ndarray, layers: Sequence[_Layer], width: int)
         color[:] = _PAPER
         label = np.asarray(layer.labels[point[filled]], np.int64)
         color[filled] = layer.colors[label] * shade[filled][:, None]
+        if layer.outlined is not None:
+            shown = np.full(shape, -1, np.int64)
+            shown[filled] = label
+            color[outlines(shown) & _grown(shown >= layer.outlined)] *= _LINE
         image = Image.fromarray(color.clip(0, 255).astype(np.uint8))
         pictures.append(image.resize((width, shape[0] // _FINE), Image.Resampling.BOX))
     return pictures
+
+
+def outlines(labels: np.ndarray) -> np.ndarray:  # (H, W) integer -> (H, W) bool
+    """Pixels beside one with another label, to the left, right, above or below."""
+    found = np.zeros(labels.shape, bool)
+    for axis in (0, 1):
+        differs = np.diff(labels, axis=axis) != 0
+        before, after = [slice(None)] * 2, [slice(None)] * 2
+        before[axis], after[axis] = slice(None, -1), slice(1, None)
+        found[tuple(before)] |= differs
+        found[tuple(after)] |= differs
+    return found
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """The mask and the pixels beside it."""
+    return np.asarray(ndimage.binary_dilation(mask), bool)
 
 
 def _splat(

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from plyfile import PlyData
 
-from pcseg.io.palette import class_colors
+from pcseg.io.palette import Things, class_colors, thing_colors
 from pcseg.io.render import render_classes, write_class_ply
 from tests.io.scans import file_size_limit, left_behind
 
@@ -99,3 +99,23 @@ def test_classes_have_colours_of_their_own():
     assert len({tuple(c) for c in colors.tolist()}) == len(names) and colors.dtype == np.uint8
     assert (class_colors(["building"])[0] == colors[1]).all() and class_colors([]).shape == (0, 3)
     assert len(class_colors([f"c{i}" for i in range(40)])) == 40
+
+
+def test_things_are_told_apart_in_the_picture_and_in_the_cloud(tmp_path):
+    """Four quarters of the block are things; the ground is none."""
+    coords, classes = scene()
+    number = (coords[:, 1] > 10) + 2 * (coords[:, 0] > 15)
+    things = Things(np.where(classes == 1, number, -1), np.ones(4, np.int64))
+    render_classes(tmp_path / "a.png", coords, classes, NAMES, things=things, width=400)
+    render_classes(tmp_path / "b.png", coords, classes, NAMES, width=400)
+    shades = thing_colors(things.classes, class_colors(NAMES))
+    assert (shares(tmp_path / "a.png", shades) > 0.015).all()
+    with_lines, without = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")) < 60 for name in "ab")
+    assert with_lines.mean() > without.mean() + 0.002, "dark lines between them"
+    write_class_ply(tmp_path / "a.ply", coords, classes, NAMES, things=things)
+    vertices = PlyData.read(tmp_path / "a.ply")["vertex"]
+    np.testing.assert_array_equal(vertices["pred_instance"], things.of_row)
+    np.testing.assert_array_equal(vertices["pred_class"], classes)
+    colors = np.stack([vertices[name] for name in ("red", "green", "blue")], 1)
+    expected = np.where((classes == 1)[:, None], shades[number], class_colors(NAMES)[0])
+    np.testing.assert_array_equal(colors, expected)

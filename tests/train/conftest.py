@@ -10,6 +10,7 @@ from pcseg.train import train
 from tests.one_thread import one_thread
 from tests.train.toy import write_scenes
 from tests.train.toy_images import image_config, volume_config, write_images, write_volumes
+from tests.train.toy_panoptic import panoptic_config, write_panoptic_images
 
 __all__ = ["one_thread"]
 
@@ -43,4 +44,19 @@ def pixel_run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def volume_run(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("volume_run")
     train(volume_config(volumes, steps=15), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def panoptic_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of toy pictures in COCO's panoptic layout; tests leave it as it is."""
+    return write_panoptic_images(tmp_path_factory.mktemp("panoptic") / "data", 12)
+
+
+@pytest.fixture(scope="session")
+def mask2former_run(panoptic_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that tells the things of pictures apart, by all their labels."""
+    folder = tmp_path_factory.mktemp("mask2former_run")
+    optim = {"lr": 2e-3, "branch_factor": 1.0}
+    train(panoptic_config(panoptic_images, steps=200, batch_size=4, optim=optim, average=0.9, clip_norm=1.0), folder)
     return folder

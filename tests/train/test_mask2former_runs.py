@@ -16,14 +16,9 @@ from pcseg.predictor import Predictor
 from pcseg.run_setup import set_up
 from pcseg.train import train
 from tests.train.test_train import assert_goes_on_exactly
-from tests.train.toy_panoptic import BRANCH, CLASSES, panoptic_config, write_panoptic_images
+from tests.train.toy_panoptic import BRANCH, CLASSES, panoptic_config
 
 POINTS = {"alike": {"color": 1.0}, "width": 16, "heads": 2, "window": 3, "dilation": 3.0, "presence": False}
-
-
-@pytest.fixture(scope="session")
-def panoptic_images(tmp_path_factory):
-    return write_panoptic_images(tmp_path_factory.mktemp("panoptic") / "data", 12)
 
 
 @pytest.fixture(scope="session")
@@ -34,14 +29,6 @@ def clicks(panoptic_images, tmp_path_factory):
     mask = folder / "clicks.npz"
     weaken.main([str(folder / "config.yaml"), "clicks", "--radius", "1", "-o", str(mask)])
     return mask
-
-
-@pytest.fixture(scope="session")
-def mask2former_run(panoptic_images, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mask2former_run")
-    optim = {"lr": 2e-3, "branch_factor": 1.0}
-    train(panoptic_config(panoptic_images, steps=200, batch_size=4, optim=optim, average=0.9, clip_norm=1.0), folder)
-    return folder
 
 
 def test_supervision_with_all_labels_learns_things(mask2former_run):
