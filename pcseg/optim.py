@@ -13,6 +13,8 @@ from pcseg.config import OptimConfig, ScheduleConfig
 
 BRANCH = "panoptic"
 """Name of a network's panoptic branch."""
+ENCODER = "encoder.net"
+"""Name of an image network's encoder (:class:`pcseg.models.encoders.Encoder`)."""
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -21,16 +23,24 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     Each group has its ``factor`` on the learning rate of the run.
     """
     groups: list[dict[str, Any]] = []
-    trained = [(name.split("."), p) for name, p in model.named_parameters() if p.requires_grad]
-    for factor, in_branch in ((1.0, False), (config.branch_factor, True)):
-        own = [p for path, p in trained if (BRANCH in path) == in_branch]
-        if own or not in_branch:
+    factors = {"": 1.0, ENCODER: config.encoder_factor, BRANCH: config.branch_factor}
+    trained = [(_part(name, config), p) for name, p in model.named_parameters() if p.requires_grad]
+    for part, factor in factors.items():
+        own = [p for place, p in trained if place == part]
+        if own or not part:
             matrices, others = [p for p in own if p.ndim > 1], [p for p in own if p.ndim <= 1]
             groups.append({"params": matrices, "weight_decay": config.weight_decay, "factor": factor})
             groups.append({"params": others, "weight_decay": 0.0, "factor": factor})
     if config.kind == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2))
+
+
+def _part(name: str, config: OptimConfig) -> str:
+    """The part of the network that a parameter belongs to, of those that have a factor."""
+    if BRANCH in name.split("."):
+        return BRANCH
+    return ENCODER if config.encoder_factor != 1.0 and f".{ENCODER}." in f".{name}" else ""
 
 
 def rate_factor(config: ScheduleConfig, progress: float) -> float:
@@ -43,6 +53,8 @@ def rate_factor(config: ScheduleConfig, progress: float) -> float:
         return config.first + (1.0 - config.first) * progress / config.warmup
     if config.kind == "constant":
         return 1.0
+    if config.kind == "steps":
+        return 0.1 ** sum(progress >= drop for drop in config.drops)
     fallen = (progress - config.warmup) / (1.0 - config.warmup)
     if config.kind == "cosine":
         left = 0.5 * (1.0 + math.cos(math.pi * fallen))

@@ -11,7 +11,7 @@ import torch
 
 from pcseg.config import TrainConfig
 from pcseg.config_file import load_config
-from pcseg.models import build_model
+from pcseg.models import build_network
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pcseg"
@@ -124,10 +124,11 @@ def test_runs_build_on_meta(path):
     assert isinstance(config, TrainConfig)
     assert TrainConfig.model_validate(config.model_dump(mode="json")) == config
     with torch.device("meta"):
-        model = build_model(config.model, max(1, len(config.data.features)), len(config.data.class_names))
+        model = build_network(config, max(1, len(config.data.features)))
     parameters = list(model.parameters())
     assert sum(p.numel() for p in parameters) > (10_000 if config.model.kind != "head" else 0)
     assert {p.device.type for p in parameters} == {"meta"}
+    assert hasattr(model, "panoptic") == (config.panoptic is not None)
 
 
 def test_nothing_is_imported_before_it_is_needed():

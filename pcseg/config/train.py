@@ -53,6 +53,8 @@ class OptimConfig(Config):
     """Of AdamW."""
     branch_factor: float = Field(default=0.5, gt=0)
     """On the learning rate of the panoptic branch: attention wants less than convolutions do."""
+    encoder_factor: float = Field(default=1.0, gt=0)
+    """On the learning rate of an image network's encoder: a pretrained one often wants a tenth."""
 
 
 class ScheduleConfig(Config):
@@ -61,7 +63,7 @@ class ScheduleConfig(Config):
     One-cycle is the cosine after a long rise (Smith 2018), here on the learning rate alone.
     """
 
-    kind: Literal["constant", "cosine", "polynomial", "exponential"] = "cosine"
+    kind: Literal["constant", "cosine", "polynomial", "exponential", "steps"] = "cosine"
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of the run."""
     first: float = Field(default=0.04, ge=0, le=1)
@@ -70,6 +72,8 @@ class ScheduleConfig(Config):
     """Factor at the end of the run."""
     power: float = Field(default=0.9, gt=0)
     """Of the polynomial fall."""
+    drops: tuple[float, ...] = ()
+    """Of ``steps``: shares of the run at which the rate falls to a tenth of what it was."""
 
 
 class TrainConfig(Config):

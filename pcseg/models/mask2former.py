@@ -97,6 +97,8 @@ class _Net(Mask2FormerPreTrainedModel):
     def __init__(self, settings: Settings, channels: list[int]):
         super().__init__(settings)
         self.pixel_decoder = Mask2FormerPixelDecoder(settings, feature_channels=channels)
+        level_embed = self.pixel_decoder.level_embed
+        self.pixel_decoder.level_embed = nn.Parameter(torch.empty(level_embed.shape))  # on the default device too
         self.transformer = Mask2FormerTransformerModule(in_features=settings.feature_size, config=settings)
         self.class_predictor = nn.Linear(settings.hidden_dim, settings.num_labels + 1)  # pyright: ignore[reportOptionalOperand]
         self.post_init()
