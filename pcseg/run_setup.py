@@ -20,7 +20,14 @@ from pcseg.checkpoint import (
     initialise_from,
     load_checkpoint,
 )
-from pcseg.config import ConsistencyConfig, ErdaConfig, KPConvConfig, LossConfig, TrainConfig
+from pcseg.config import (
+    ConsistencyConfig,
+    ErdaConfig,
+    KPConvConfig,
+    LossConfig,
+    PointPanopticConfig,
+    TrainConfig,
+)
 from pcseg.config_file import write_config
 from pcseg.datasets.augment import geometry_of
 from pcseg.datasets.feature_contract import FeatureContract
@@ -39,6 +46,7 @@ from pcseg.models import build_network, resolve_model
 from pcseg.optim import WeightAverage
 from pcseg.predictor import Predictor, choose_device
 from pcseg.pseudo.clusters import Clusters
+from pcseg.pseudo.target_survey import survey_targets
 from pcseg.pyramid import calibrate_max_neighbors
 from pcseg.train import FREE_TO_CHANGE
 from pcseg.trainer import Trainer
@@ -80,6 +88,8 @@ def set_up(
     weak_labels = visible_labels(config.data, parts)
     if weak_labels is not None and "lost" in weak_labels:
         print(f"{config.data.weak_labels}: {describe_summary(weak_labels)}", file=sys.stderr)
+    if isinstance(config.method, PointPanopticConfig):
+        _tell_of_targets(config, parts, items)
     if former is not None and former.card.weak_labels != weak_labels:
         raise InputError(f"{folder}: holds an unfinished run that saw other labels; use --fresh or another --run")
     card = former.card if former is not None else _card(config, items, contract)
@@ -133,6 +143,14 @@ def set_up(
     elif accelerator.is_main_process:
         write_config(config, folder / "config.yaml")
     return trainer, conclude
+
+
+def _tell_of_targets(config: TrainConfig, parts: list[ScenePart], items: StreamDataset) -> None:
+    """Says which clicks teach nothing, and why."""
+    data, method = config.data, config.method
+    assert isinstance(method, PointPanopticConfig)
+    for line in survey_targets(parts, items.labelled, data.is_thing, data.class_names, presence=method.presence):
+        print(f"targets: {line}", file=sys.stderr)
 
 
 def _clusters(config: TrainConfig, items: StreamDataset) -> Clusters | None:
