@@ -86,7 +86,7 @@ TASKS = {
         "<!-- end of point panoptic, coco_excerpt -->",
         variants=("learned", "path", "nearest", "color"),
         method={"mask_weight": 0.0, "presence": True},
-        run={"steps": 150},
+        run={"steps": 240},
         scores_network=False,
     ),
 }
