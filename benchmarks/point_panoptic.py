@@ -63,7 +63,7 @@ class Task:
     begin: str
     """Markers of its table in the document."""
     end: str
-    variants: tuple[str, ...] = (FULL, *VARIANTS)
+    variants: dict[str, dict[str, Any]] = field(default_factory=lambda: VARIANTS)
     method: dict[str, Any] = field(default_factory=dict)
     """Changes of the committed method, and below that of the run, in all variants."""
     run: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +84,10 @@ TASKS = {
         ("clicks", "--radius", "2", "--min-rows", "100"),
         "<!-- tables: python -m benchmarks.point_panoptic --data coco_excerpt -->",
         "<!-- end of point panoptic, coco_excerpt -->",
-        variants=("learned", "path", "nearest", "color"),
+        variants={
+            **{name: VARIANTS[name] for name in ("learned", "path", "nearest", "color")},
+            "learned, by paths": {"place": "path"},
+        },
         method={"mask_weight": 0.0, "presence": True},
         run={"steps": 240},
         scores_network=False,
@@ -140,7 +143,7 @@ def config_of(variant: str, seed: int, args: Args) -> TrainConfig:
     method = SupervisedConfig()
     if not full:
         assert isinstance(base.method, PointPanopticConfig)
-        method = base.method.model_copy(update=task.method | VARIANTS[variant] | json.loads(args.change))
+        method = base.method.model_copy(update=task.method | task.variants[variant] | json.loads(args.change))
     values = base.model_copy(update={"data": data, "seed": seed, "method": method}).model_dump()
     return TrainConfig.model_validate(values | task.run | json.loads(args.run_change))
 
@@ -234,7 +237,7 @@ def main(args: Args) -> None:
     task = TASKS[args.data]
     if not args.tables:
         for seed in args.seeds:
-            for variant in args.variants or task.variants:
+            for variant in args.variants or ((FULL, *task.variants) if task.scores_network else tuple(task.variants)):
                 path = result_of(args.data, variant, seed)
                 if args.tune:
                     found = run(variant, seed, args)

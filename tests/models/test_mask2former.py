@@ -140,6 +140,22 @@ def test_every_weight_learns_on_images_of_several_sizes(kind):
         assert still == [] or (name == "mobilenet" and module is not branch), still
 
 
+def test_half_precision_says_much_the_same(same):
+    _, net, branch = same
+    batch = labelled(images([(64, 96), (40, 33)]))
+    targets = targets_of(batch, THINGS)
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = branch(batch, net(batch))
+            found.append(panoptic_loss(output, batch.offsets, targets, SMALL))
+        found[-1].backward()
+    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0)
+    assert output.last.mask_logits.isfinite().all() and found[1].dtype == torch.float32
+    branch.zero_grad()
+
+
 @torch.no_grad()
 def test_batched_equals_one_after_the_other(same):
     _, net, branch = same
