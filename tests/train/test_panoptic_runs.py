@@ -346,6 +346,11 @@ def test_a_predicted_scan_numbers_its_things(yard_run, tmp_path, command):
     segments, _ = segment_part(Predictor.load(yard_run), ScenePart(scene))
     np.testing.assert_array_equal(vertices["pred_instance"], segments.instances((False, True, True)))
     assert len(np.unique(vertices["pred_instance"])) > 2
+    shown = PlyData.read(tmp_path / "out" / "yard_classes.ply")["vertex"]
+    np.testing.assert_array_equal(shown["pred_instance"], vertices["pred_instance"])
+    colors = np.stack([shown[name] for name in ("red", "green", "blue")], 1)
+    things = np.unique(vertices["pred_instance"][vertices["pred_instance"] >= 0])
+    assert len({tuple(colors[vertices["pred_instance"] == number][0]) for number in things}) == len(things)
 
 
 def test_supervision_with_all_labels_learns_things(yards, tmp_path):
