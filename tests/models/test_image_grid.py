@@ -48,10 +48,22 @@ def test_features_at_the_pixels_are_what_a_linear_classifier_reads():
     batch = images(SIZES)
     classifier = torch.nn.Conv2d(3, 4, 1)
     shrink = torch.nn.AvgPool2d(4, ceil_mode=True)
-    output = segment_images(batch, shrink, classifier, in_channels=3, width=3, stride=4)
+    output = segment_images(
+        batch,
+        lambda planes: (planes, shrink(planes)),
+        lambda stages: stages[1],
+        classifier,
+        in_channels=3,
+        width=3,
+        stride=4,
+    )
     expected = output.feats @ classifier.weight[:, :, 0, 0].T + classifier.bias
     torch.testing.assert_close(output.logits, expected)
     assert output.feats is output.feats
+    groups = to_planes(batch)
+    assert [maps.images for maps in output.maps] == [(0, 2), (1,)]
+    for maps, group in zip(output.maps, groups, strict=True):
+        assert maps.size == group.size and torch.equal(maps.stages[0], group.values), "the encoder's maps are kept"
 
 
 @pytest.mark.parametrize(
