@@ -71,7 +71,7 @@ TASKS = {
     ),
     "hippocampus": Task(
         Path("configs/hippocampus/kpconv.py"),
-        400,
+        800,
         {"0.1pct": ("ratio", "--ratio", "0.001")},
     ),
 }

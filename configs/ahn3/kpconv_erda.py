@@ -5,7 +5,7 @@ from pathlib import Path
 from pcseg.config import ErdaConfig, TrainConfig
 from pcseg.config_file import load_config
 
-METHOD = ErdaConfig(weight=0.1, temperature=0.1)
+METHOD = ErdaConfig(temperature=0.1, momentum=0.98)  # 600 steps: a slower mean would keep what untrained features were
 
 
 def config() -> TrainConfig:

@@ -5,7 +5,7 @@ from pathlib import Path
 from pcseg.config import ErdaConfig, TrainConfig
 from pcseg.config_file import load_config
 
-METHOD = ErdaConfig(weight=0.1)
+METHOD = ErdaConfig(momentum=0.98, temperature=0.1)
 
 
 def config() -> TrainConfig:
