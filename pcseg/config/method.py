@@ -217,6 +217,9 @@ class PointPanopticConfig(Config):
     """Pixels between the places of that window."""
     presence: bool = True
     """Every class that an item has carries a label there: right where items are whole scenes or images."""
+    assign_by: Literal["classes", "distance"] = "classes"
+    """A row's pseudo-label: the nearest thing, or the stuff, of its most likely class; or the nearest of all targets,
+    whatever the network thinks of classes."""
     min_confidence: float = Field(default=0.5, ge=0, lt=1)
     """Rows whose most likely class is less likely have no pseudo-label."""
     edge_weight: float = Field(default=0.1, ge=0)

@@ -178,7 +178,12 @@ class PointPanoptic(nn.Module):
         clouds = zip(itertools.pairwise(batch.offsets.tolist()), nearness, targets, strict=True)
         for (start, end), near, wanted in clouds:
             of_row = panoptic_labels(
-                near, probs[start:end], wanted, min_confidence=config.min_confidence, presence=config.presence
+                near,
+                probs[start:end],
+                wanted,
+                min_confidence=config.min_confidence,
+                presence=config.presence,
+                by=config.assign_by,
             )
             found.append(replace(wanted, of_row=of_row))
         return found

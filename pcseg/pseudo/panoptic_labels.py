@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from pcseg.batch import IGNORE
 from pcseg.pseudo.targets import Targets
+
+AssignedBy = Literal["classes", "distance"]
 
 
 @torch.no_grad()
@@ -17,6 +21,7 @@ def panoptic_labels(
     *,
     min_confidence: float = 0.5,
     presence: bool = True,
+    by: AssignedBy = "classes",
 ) -> Tensor:  # (n,) int64, index of a target or IGNORE
     """Rows whose most likely class is stuff go to it, the others to the thing with the largest nearness times
     probability of its class. Labelled rows keep their target, whatever else is said.
@@ -24,6 +29,8 @@ def panoptic_labels(
     A row is nothing's where no class reaches ``min_confidence``, and where its class has no target.
 
     Args:
+        by: "distance" gives a row to the nearest of all targets, stuff among them, and asks no class: the way to compare
+            distances where a network knows little of the classes.
         presence: only classes with a target are possible, and their probabilities are scaled to sum to 1: right where
             every thing and every stuff region of a cloud has a labelled row.
 
@@ -31,6 +38,8 @@ def panoptic_labels(
     """
     if not len(targets):
         return torch.full_like(targets.of_row, IGNORE)
+    if by == "distance":
+        return torch.where(targets.of_row != IGNORE, targets.of_row, nearness.argmax(1))
     if presence:
         there = torch.zeros(probs.shape[1], dtype=torch.bool, device=probs.device)
         there[targets.classes] = True

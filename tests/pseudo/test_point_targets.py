@@ -310,6 +310,7 @@ def test_pseudo_labels_by_hand():
     assert panoptic_labels(near, probs, wanted).tolist() == [0, 0, 1, 1, 2, 2, 2]
     sure = panoptic_labels(near, probs, wanted, min_confidence=0.85)
     assert sure.tolist() == [0, 0, 1, IGNORE, IGNORE, 2, IGNORE]
+    assert panoptic_labels(near, probs, wanted, by="distance").tolist() == [0, 1, 1, 1, 2, 2, 2]
     nothing = targets([IGNORE] * 7, [], [])
     empty = Targets(
         classes=torch.zeros(0, dtype=torch.long), is_thing=torch.zeros(0, dtype=torch.bool), of_row=nothing.of_row

@@ -193,7 +193,7 @@ VARIANTS = {
     "learned": {},
     "regression": {"distance_loss": "regression", "rounds": 1},
     "two_stage": {"schedule": "two_stage"},
-    "learned_by_path": {"place": "path"},
+    "learned_by_path": {"place": "path", "assign_by": "distance"},
     "learnt_queries": {"query_init": "learned", "rounds": 0},
     "plain_rounds": {"aggregate": False, "enhance": False, "dilation": 0.3},
     "path": {"distance": "path", "length_weight": 0.5},
