@@ -29,8 +29,8 @@ def panoptic_labels(
     A row is nothing's where no class reaches ``min_confidence``, and where its class has no target.
 
     Args:
-        by: "distance" gives a row to the nearest of all targets, stuff among them, and asks no class: the way to compare
-            distances where a network knows little of the classes.
+        by: "distance" gives a row to the nearest of all targets, stuff among them, and asks no class: the way to
+            compare distances where a network knows little of the classes.
         presence: only classes with a target are possible, and their probabilities are scaled to sum to 1: right where
             every thing and every stuff region of a cloud has a labelled row.
 
