@@ -94,20 +94,11 @@ class PointPanoptic(nn.Module):
             ValueError: a stream without labels or instances.
         """
         batch, config = streams["labelled"], self.config
-        clicked = targets_of(batch, self.is_thing)
-        spread = self._spread(batch, clicked)
+        edges = self._ties(batch)
+        spread = self._spread(batch, targets_of(batch, self.is_thing), edges)
         batch = replace(batch, labels=_labels(batch, spread))
         output, terms = self.labelled.step(self.model, {"labelled": batch}, levels)
         second = config.schedule == "two_stage" and progress >= FIRST_STAGE
-        lists = neighbor_lists(batch, k=config.k, window=config.window, step=config.window_step)
-        edges = alike_edges(
-            batch,
-            self.looks,
-            lists,
-            min_likeness=config.min_likeness,
-            surface=self.surface,
-            max_concavity=2.0 if config.max_concavity is None else config.max_concavity,
-        )
         nearness = None
         if not second:
             log_probs = torch.log_softmax(output.logits.float(), 1)
@@ -129,7 +120,7 @@ class PointPanoptic(nn.Module):
     def pseudo_targets(self, batch: PointBatch, output: SegOutput) -> list[PseudoTargets]:  # B
         """Pseudo-labels of each cloud from what the network makes of it; those of points stay as they are."""
         clicked = targets_of(batch, self.is_thing)
-        spread = self._spread(batch, clicked)
+        spread = self._spread(batch, clicked, None if self.surface is None else self._ties(batch))
         pseudo = self._pseudo_targets(batch, output, spread, None)
         kept = [replace(p, of_row=torch.where(c.of_row != IGNORE, c.of_row, p.of_row)) for p, c in zip(pseudo, clicked)]
         return [PseudoTargets(*pair) for pair in zip(kept, clicked, strict=True)]
@@ -140,9 +131,25 @@ class PointPanoptic(nn.Module):
             return config.mask_weight if progress >= FIRST_STAGE else 0.0
         return config.mask_weight * ramp(progress, config.warmup)
 
-    def _spread(self, batch: PointBatch, targets: list[Targets]) -> list[Targets]:
-        parts = zip(itertools.pairwise(batch.offsets.tolist()), targets, strict=True)
-        return [dilated(batch.coords[start:end], wanted, self.config.dilation) for (start, end), wanted in parts]
+    def _ties(self, batch: PointBatch) -> GridEdges:
+        """Which pairs of rows are held to belong together."""
+        config = self.config
+        return alike_edges(
+            batch,
+            self.looks,
+            neighbor_lists(batch, k=config.k, window=config.window, step=config.window_step),
+            min_likeness=config.min_likeness,
+            surface=self.surface,
+            max_concavity=2.0 if config.max_concavity is None else config.max_concavity,
+        )
+
+    def _spread(self, batch: PointBatch, targets: list[Targets], ties: GridEdges | None) -> list[Targets]:
+        """Labels spread; where folds are known not over one."""
+        found = []
+        for (start, end), wanted in zip(itertools.pairwise(batch.offsets.tolist()), targets, strict=True):
+            own = None if self.surface is None or ties is None else cloud_edges(ties, start, end)
+            found.append(dilated(batch.coords[start:end], wanted, self.config.dilation, own))
+        return found
 
     def _distance_terms(
         self, rounds: list[list[Tensor]], targets: list[Targets], batch: PointBatch, edges: GridEdges

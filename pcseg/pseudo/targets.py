@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pcseg import ops
 from pcseg.batch import IGNORE, PointBatch
+from pcseg.ops import GridEdges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,16 +68,38 @@ def dilated(
     coords: Tensor,  # (n, D) float
     targets: Targets,
     radius: float,
+    ties: GridEdges | None = None,  # of the cloud's rows, weight above 0: tied
 ) -> Targets:
     """The same targets with every row within ``radius`` of a labelled row labelled too, by the nearest one.
 
-    Source: PSPS (Fan et al. 2022) spreads point labels over a window of 17 x 17 pixels.
+    Args:
+        ties: a row must also be reached from the labelled one over tied pairs of such rows: labels near the foot of a
+            thing then do not spread to the floor.
+
+    Source: PSPS (Fan et al. 2022) spreads point labels over a window of 17 x 17 pixels. Ties: ours.
     """
     labelled = torch.nonzero(targets.of_row != IGNORE)[:, 0]
     if radius <= 0 or not len(labelled):
         return targets
     nearest, sq_dist = ops.knn(coords, coords[labelled].contiguous(), 1)
-    near = sq_dist[:, 0] <= radius**2
-    spread = torch.where(near, targets.of_row[labelled][nearest[:, 0].clamp(max=len(labelled) - 1)], IGNORE)
-    spread[labelled] = targets.of_row[labelled]  # rows that lie together keep their own
+    source = torch.where(sq_dist[:, 0] <= radius**2, labelled[nearest[:, 0].clamp(max=len(labelled) - 1)], IGNORE)
+    source[labelled] = labelled  # rows that lie together keep their own
+    if ties is not None:
+        source = _reached(source, labelled, ties)
+    spread = torch.where(source != IGNORE, targets.of_row[source.clamp(min=0)], IGNORE)
     return Targets(classes=targets.classes, is_thing=targets.is_thing, of_row=spread)
+
+
+def _reached(source: Tensor, labelled: Tensor, ties: GridEdges) -> Tensor:  # (n,) labelled rows or IGNORE
+    """The rows that tied rows of the same source link to it; the others have none."""
+    rows = len(source)
+    there = ties.neighbors.clamp(max=rows - 1)
+    linked = (ties.edge_weight > 0) & (ties.neighbors < rows) & (source[:, None] != IGNORE)
+    linked &= source[there] == source[:, None]
+    found = torch.zeros(rows, dtype=torch.bool, device=source.device)
+    found[labelled] = True
+    while True:
+        more = found | (linked & found[there]).any(1)
+        if torch.equal(more, found):
+            return torch.where(found, source, IGNORE)
+        found = more

@@ -8,6 +8,7 @@ import torch
 
 from pcseg import losses
 from pcseg.batch import IGNORE, PointBatch, cat, offsets_of
+from pcseg.ops import GridEdges
 from pcseg.pseudo.alike import neighbor_lists
 from pcseg.pseudo.learnable_distance import LearnableDistance
 from pcseg.pseudo.panoptic_labels import panoptic_labels
@@ -62,6 +63,21 @@ def test_dilation_is_the_nearest_label_within_a_radius():
     expected = torch.where(apart.amin(1) <= 0.2, torch.tensor([0, 1, 1])[apart.argmin(1)], IGNORE)
     assert torch.equal(found, expected) and (found >= 0).sum() > 10
     assert dilated(batch.coords, before, 0.0) is before
+
+
+def test_dilation_goes_over_tied_pairs_only():
+    """A path of seven rows, one apart, labelled at 0 and at 6; nothing ties rows 1 and 2, and 4 is tied to 5 alone."""
+    coords = torch.arange(7.0)[:, None] * torch.tensor([1.0, 0, 0])
+    wanted = targets([0, *[IGNORE] * 5, 1], [0, 1], [True, True])
+    lists = torch.tensor([[1, 7], [0, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7]])
+    weight = torch.ones(7, 2)
+    assert dilated(coords, wanted, 3.2).of_row.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert dilated(coords, wanted, 2.2, GridEdges(lists, weight)).of_row.tolist() == [0, 0, 0, IGNORE, 1, 1, 1]
+    weight[1, 1] = weight[2, 0] = 0
+    found = dilated(coords, wanted, 3.2, GridEdges(lists, weight))
+    assert found.of_row.tolist() == [0, 0, IGNORE, IGNORE, 1, 1, 1]
+    nothing = dilated(coords, wanted, 3.2, GridEdges(lists, weight * 0))
+    assert nothing.of_row.tolist() == wanted.of_row.tolist()
 
 
 # The distance loss, by the values of the reference design
