@@ -8,7 +8,7 @@ from pcseg.config_file import load_config
 METHOD = PointPanopticConfig(
     place="path",
     alike={},  # colours of a Kinect say little; folds of the surface say where things end
-    max_concavity=0.15,
+    max_concavity=0.1,
     prior_weight=2.0,
     distance_prior_weight=3.0,
     dilation=0.03,
