@@ -201,7 +201,8 @@ class PointPanopticConfig(Config):
     warmup: float = Field(default=0.3, ge=0, le=1)
     """Share of the run in which ``mask_weight`` rises from 0 (``joint``)."""
     dilation: float = Field(default=0.0, ge=0)
-    """Rows within this distance of a labelled row count as labelled too, in the unit of the coordinates."""
+    """Rows within this distance of a labelled row count as labelled too, in the unit of the coordinates; with
+    ``max_concavity`` only those that tied pairs lead to."""
     alike: dict[str, float] = Field(default={"color": 1.0})
     """Features by which rows look alike, with a scale each: in LAB for colours, in its own unit for others."""
     min_likeness: float = Field(default=0.3, gt=0, lt=1)
