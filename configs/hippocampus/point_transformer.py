@@ -24,11 +24,12 @@ def config() -> c.TrainConfig:
             label_map={0: 0, 1: 1, 2: 2},
             features=("signal_normalized",),
             crop=c.CropConfig(shape="sphere", max_voxels=8000),
-            augment=c.AugmentConfig(scale=(0.9, 1.1)),
+            # On a grid many voxels are equally far: without jitter their order decides which are neighbours.
+            augment=c.AugmentConfig(scale=(0.9, 1.1), jitter=0.05, feature_jitter=0.1),
         ),
         model=c.PointTransformerConfig(voxel_size=1.0, encoder_blocks=(1, 1, 1, 1, 1), pooling="grid"),
         loss=c.LossConfig(dice=1.0, class_weights="inverse_sqrt"),
         optim=c.OptimConfig(lr=2e-3, weight_decay=1e-2),
-        steps=600,
+        steps=900,
         average=0.98,
     )
