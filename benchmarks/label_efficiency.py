@@ -44,6 +44,7 @@ RESULTS, DOCUMENT = Path("benchmarks/results/label_efficiency"), Path("docs/resu
 PICTURE = Path("docs/label_efficiency.png")
 COUPLINGS: tuple[Coupling, ...] = get_args(Coupling)
 BEGIN, END = "<!-- tables: python -m benchmarks.label_efficiency -->", "<!-- end of few labels -->"
+BASELINE = "partial_ce"
 FULL = "full"
 """All labels, as an upper bound; not a set of few labels."""
 
@@ -83,7 +84,7 @@ def methods(task: Task) -> dict[str, MethodConfig]:
     hosts = {name: getattr(ipixmatch, name) for name in ConsistencyConfig.model_fields if name != "kind"}
     dense = {"optimization": "direct", "neighborhood": "dense", "relaxation": "bl"}
     return {
-        "partial_ce": SupervisedConfig(),
+        BASELINE: SupervisedConfig(),
         "entropy_minimization": EntropyMinimizationConfig(),
         "pseudo_label": PseudoLabelConfig(),
         "mean_teacher": ConsistencyConfig.model_validate(hosts | {"host": "mean_teacher"}),
@@ -202,6 +203,7 @@ def table(data: str, labels: str) -> list[str]:
     """One set of labels: a line for each method, by mIoU."""
     task, lines, seen = TASKS[data], [], None
     classes = list(load_config(task.config).data.class_names)
+    plain = {entry["seed"]: entry["miou"] for entry in results(data, labels, BASELINE)}
     for kind, method in [(FULL, FULL), *((labels, name) for name in methods(task))]:
         found = results(data, kind, method)
         if not found:
@@ -213,15 +215,24 @@ def table(data: str, labels: str) -> list[str]:
         iou = [f"{mean(entry['iou'][name] or 0.0 for entry in found):.3f}" for name in classes]
         name = "all labels" if kind == FULL else method
         seconds = f"{mean(entry['train_seconds'] for entry in found):.0f}"
-        cells = [name, str(len(found)), f"**{mean(scores):.4f}**{spread}", *iou, seconds]
+        cells = [name, str(len(found)), f"**{mean(scores):.4f}**{spread}", over(found, plain), *iou, seconds]
         lines.append((mean(scores), f"| {' | '.join(cells)} |"))
     if not lines:
         return []
-    head = ["method", "seeds", "mIoU ± standard deviation", *classes, "s of training"]
+    head = ["method", "seeds", "mIoU ± standard deviation", f"over {BASELINE}", *classes, "s of training"]
     lines.sort(key=lambda pair: -pair[0])
     title = f"### {data}, labels `{labels}`: `{' '.join(task.labels[labels])}`, {task.steps} steps"
     told = [] if seen is None else [f"Of one seed: {describe_summary(seen)}.", ""]
     return [title, "", *told, f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(text for _, text in lines), ""]
+
+
+def over(found: list[dict], plain: dict[int, float]) -> str:
+    """Mean and standard deviation of what a method adds with the same seed: the same labels, the same first weights."""
+    gains = [entry["miou"] - plain[entry["seed"]] for entry in found if entry["seed"] in plain]
+    if not gains or not any(gains):
+        return ""
+    spread = f" ± {stdev(gains):.4f}" if len(gains) > 1 else ""
+    return f"{mean(gains):+.4f}{spread} ({sum(gain > 0 for gain in gains)} of {len(gains)} up)"
 
 
 def study_table(data: str, labels: str) -> list[str]:
@@ -279,7 +290,7 @@ def draw_picture(path: Path) -> None:
     for axis, (data, labels) in zip(axes.flat, sets, strict=False):
         order = sorted((mean(values), name, values) for name, values in scored[data, labels].items() if values)
         for place, (centre, name, values) in enumerate(order):
-            color = "tab:orange" if name == "partial_ce" else "tab:blue"
+            color = "tab:orange" if name == BASELINE else "tab:blue"
             axis.plot(values, [place] * len(values), "o", color=color, alpha=0.4, markersize=5)
             axis.plot(centre, place, "|", color=color, markersize=16, markeredgewidth=2)
         axis.set_yticks(range(len(order)), [f"{name} ({len(values)})" for _, name, values in order])
