@@ -95,7 +95,7 @@ class PointPanoptic(nn.Module):
         """
         batch, config = streams["labelled"], self.config
         edges = self._ties(batch)
-        spread = self._spread(batch, targets_of(batch, self.is_thing), edges)
+        spread = self._spread(batch, targets_of(batch, self.is_thing), None if self.surface is None else edges)
         batch = replace(batch, labels=_labels(batch, spread))
         output, terms = self.labelled.step(self.model, {"labelled": batch}, levels)
         second = config.schedule == "two_stage" and progress >= FIRST_STAGE
@@ -144,10 +144,10 @@ class PointPanoptic(nn.Module):
         )
 
     def _spread(self, batch: PointBatch, targets: list[Targets], ties: GridEdges | None) -> list[Targets]:
-        """Labels spread; where folds are known not over one."""
+        """Labels spread, over tied pairs alone where they are given: as folds part rows, not as colours do."""
         found = []
         for (start, end), wanted in zip(itertools.pairwise(batch.offsets.tolist()), targets, strict=True):
-            own = None if self.surface is None or ties is None else cloud_edges(ties, start, end)
+            own = None if ties is None else cloud_edges(ties, start, end)
             found.append(dilated(batch.coords[start:end], wanted, self.config.dilation, own))
         return found
 
