@@ -185,9 +185,22 @@ def _encoder(config: DeepLabConfig, in_channels: int, pretrained: bool) -> tuple
             output_stride=config.output_stride,
         )
         net.conv_1x1 = nn.Identity()
+        if not (pretrained and config.weights):
+            _start_at_he_scale(net)
         read, widths = _mobilenet_maps, [net.layer[block].reduce_1x1.convolution.out_channels for block in _TAPS]
     strides = [min(LOW_STRIDE << stage, config.output_stride) for stage in range(len(widths))]
     return Encoder(net, read, config.freeze), tuple(map(Scale, strides, widths))
+
+
+def _start_at_he_scale(net: nn.Module) -> None:
+    """Random convolutions at the scale of He et al. 2015, for a sample of theirs that has passed a ReLU.
+
+    ``transformers`` draws those of MobileNetV2 with a deviation of 0.02. On the 9 weights of a channel in a depthwise
+    convolution, where He's is 0.47, a step of Adam is then as large as the weights (docs/decisions.md).
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
 
 
 def _resnet_maps(net: nn.Module, planes: Tensor) -> tuple[Tensor, ...]:
