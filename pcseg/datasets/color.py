@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from pcseg.config import AugmentConfig
-from pcseg.datasets.feature_contract import Feature, FeatureContract
+from pcseg.datasets.feature_contract import IMAGENET_COLOR, OPPONENT, OPPONENT_COLOR, Feature, FeatureContract
 
-COLORS = ("color", "imagenet_color")
-"""Features that hold red, green and blue."""
+COLORS = ("color", IMAGENET_COLOR, OPPONENT_COLOR)
+"""Features that hold red, green and blue, or what is made of them."""
 _XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))  # of sRGB
 _DAYLIGHT = (0.95047, 1.0, 1.08883)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -134,13 +134,19 @@ def _peak(feature: Feature) -> float:
 
 
 def unit_colors(feats: Tensor, feature: Feature) -> Tensor:  # (N, 3) -> (N, 3) in [0, 1]
-    """Colours as they were before the contract scaled them."""
+    """Red, green and blue as they were before the contract scaled them."""
     mean = feats.new_tensor([channel.mean for channel in feature.channels])
     std = feats.new_tensor([channel.std for channel in feature.channels])
-    return ((feats * std + mean) / _peak(feature)).clamp(0, 1)
+    values = feats * std + mean
+    if feature.name == OPPONENT_COLOR:
+        values = values @ torch.linalg.inv(feats.new_tensor(OPPONENT)).T
+    return (values / _peak(feature)).clamp(0, 1)
 
 
 def _from_unit(rgb: Tensor, feature: Feature) -> Tensor:  # (N, 3) -> (N, 3)
     mean = rgb.new_tensor([channel.mean for channel in feature.channels])
     std = rgb.new_tensor([channel.std for channel in feature.channels])
-    return (rgb * _peak(feature) - mean) / std
+    values = rgb * _peak(feature)
+    if feature.name == OPPONENT_COLOR:
+        values = values @ rgb.new_tensor(OPPONENT).T
+    return (values - mean) / std

@@ -20,6 +20,7 @@ DERIVED = {
     "ones": (),
     "return_ratio": ("return_number", "number_of_returns"),
     "imagenet_color": ("color",),
+    "opponent_color": ("color",),
 }
 """Features that need no column of their own, and the columns they are made from."""
 

@@ -17,10 +17,19 @@ ONES = "ones"
 """The feature that is 1 everywhere: a network that is told nothing but positions needs one."""
 IMAGENET_COLOR = "imagenet_color"
 """The column ``color`` on the scale that encoders pretrained on ImageNet read, whatever the training scenes hold."""
+OPPONENT_COLOR = "opponent_color"
+"""The column ``color`` as brightness and two differences, each on its own scale: hues of natural scenes differ by a
+tenth of what their brightness does, and a network that starts from random weights is slow to find them in ``color``."""
+OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, 0.0, -1 / 2), (-1 / 4, 1 / 2, -1 / 4))
+"""Of red, green, blue; brightness, red against blue, green against both. Source: Ohta, Kanade and Sakai 1980."""
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # red, green, blue, from 0 to 1
 _SAMPLE = 1_000_000  # values from which the scale of a feature is measured
 _TAIL = 0.001  # share at either end that is clipped: stray echoes must not set the scale
-_PARTS = {"color": ("red", "green", "blue"), "normals": ("x", "y", "z")}
+_PARTS = {
+    "color": ("red", "green", "blue"),
+    OPPONENT_COLOR: ("brightness", "red_blue", "green"),
+    "normals": ("x", "y", "z"),
+}
 
 
 class Channel(BaseModel):
@@ -195,7 +204,7 @@ class FeatureContract(BaseModel):
 def _transform(name: str, dtype: np.dtype) -> Literal["none", "log1p", "unit"]:
     if name == "intensity":
         return "log1p"
-    if name in ("color", IMAGENET_COLOR) and dtype.kind in "iu":
+    if name in ("color", IMAGENET_COLOR, OPPONENT_COLOR) and dtype.kind in "iu":
         return "unit"
     return "none"
 
@@ -212,7 +221,9 @@ def _values(name: str, column: Callable[[str], np.ndarray], num_rows: int, trans
     if transform == "log1p":
         return np.log1p(np.maximum(values, 0))
     if transform == "unit" and raw.dtype.kind in "iu":
-        return values / np.float32(np.iinfo(raw.dtype).max)
+        values = values / np.float32(np.iinfo(raw.dtype).max)
+    if name == OPPONENT_COLOR and values.shape[1] == 3:
+        return values @ np.array(OPPONENT, np.float32).T
     return values
 
 
@@ -221,8 +232,10 @@ def _measure(name: str, scenes: Sequence[RowSource]) -> Feature:
         return Feature(
             name=ONES, transform="none", channels=(Channel(name=ONES, low=1.0, high=1.0, mean=0.0, std=1.0),)
         )
+    if name in (IMAGENET_COLOR, OPPONENT_COLOR):
+        _check_three_colors(name, scenes)
     if name == IMAGENET_COLOR:
-        return _imagenet_color(scenes)
+        return _imagenet_color()
     first = scenes[0].column(columns_of([name])[0])
     wide = max(1, math.prod(first.shape[1:]) // 8)  # fewer rows of columns with many values
     every = max(1, sum(scene.num_points for scene in scenes) * wide // _SAMPLE)
@@ -260,12 +273,15 @@ def _measure(name: str, scenes: Sequence[RowSource]) -> Feature:
     return Feature(name=name, transform=transform, channels=tuple(channels))
 
 
-def _imagenet_color(scenes: Sequence[RowSource]) -> Feature:
-    """Nothing is measured; colours in floating point must run from 0 to 1."""
+def _check_three_colors(name: str, scenes: Sequence[RowSource]) -> None:
     for scene in scenes:
         width = math.prod(scene.column("color").shape[1:])
         if width != 3:
-            raise InputError(f"{scene.path}: column 'color' has {width} values a point, {IMAGENET_COLOR} needs 3")
+            raise InputError(f"{scene.path}: column 'color' has {width} values a point, {name} needs 3")
+
+
+def _imagenet_color() -> Feature:
+    """Nothing is measured; colours in floating point must run from 0 to 1."""
     channels = tuple(
         Channel(name=f"{IMAGENET_COLOR}_{part}", low=0.0, high=1.0, mean=mean, std=std)
         for part, mean, std in zip(_PARTS["color"], _IMAGENET["mean"], _IMAGENET["std"], strict=True)

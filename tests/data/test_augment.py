@@ -14,7 +14,7 @@ from pcseg.batch import PointBatch, cat, offsets_of
 from pcseg.config import AugmentConfig
 from pcseg.datasets.augment import Geometry, augmented, disturbed, geometry_of, two_views
 from pcseg.datasets.color import blurred, contrasted, hue_turned, luma, saturated
-from pcseg.datasets.feature_contract import FeatureContract
+from pcseg.datasets.feature_contract import OPPONENT, FeatureContract
 from pcseg.datasets.resample import look_up
 from pcseg.datasets.views import item_generator
 from tests.data.grids import unit_contract
@@ -185,6 +185,14 @@ def test_a_scan_and_an_image_get_the_same_colours(mean, name):
     assert torch.allclose(gray, luma(RGB)[:, None].expand(-1, 3), atol=1e-5)
     assert torch.equal(disturbed(cloud, AugmentConfig(), contract, item_generator(0, 0)).feats, cloud.feats)
     assert torch.equal(cloud.feats, feats), "the item itself stays"
+
+
+def test_opponent_colours_change_as_their_colours_do():
+    opponent = torch.tensor(OPPONENT)
+    config = AugmentConfig(color=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    plain = disturbed(item_of(RGB), config, unit_contract(), item_generator(0, 3)).feats
+    seen = disturbed(item_of(RGB @ opponent.T), config, unit_contract("opponent_color"), item_generator(0, 3)).feats
+    assert torch.allclose(seen, plain @ opponent.T, atol=1e-5) and (plain - RGB).abs().max() > 0.05
 
 
 def test_blur_is_a_gaussian_and_of_images_only():

@@ -9,6 +9,7 @@ from PIL import Image
 
 from pcseg.config import CropConfig, KPConvConfig, StripConfig, TrainConfig
 from pcseg.datasets.array_cache import ArrayCache
+from pcseg.datasets.color import unit_colors
 from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.image_folder import find_images, read_classes
 from pcseg.datasets.scene_part import hold_out_strip, open_sources, training_parts, validation_parts
@@ -199,6 +200,25 @@ def test_colour_scales(tmp_path):
     assert FeatureContract.from_values(fixed.model_dump(mode="json"), where="x") == fixed
     one = FeatureContract.fit(("imagenet_color",), scenes[:1])
     assert one == fixed  # whatever the training images hold
+
+
+def test_opponent_colours_have_a_scale_each(tmp_path):
+    """Red and blue lie a tenth as far apart as dark and bright do; as opponents they weigh the same."""
+    write_picture(tmp_path, "a")
+    rng = np.random.default_rng(0)
+    bright, hue = rng.uniform(60, 190, (24, 32)), rng.normal(0, 6, (24, 32))
+    pixels = np.stack([bright + hue, bright, bright - hue], 2).round().clip(0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.png")
+    scenes = find(tmp_path)
+    contract = FeatureContract.fit(("opponent_color",), scenes)
+    assert contract.columns == ("color",) and contract.channel_names[1] == "opponent_color_red_blue"
+    feats, rgb = contract.feats(scenes[0]), pixels.reshape(-1, 3) / 255.0
+    assert np.abs(feats.mean(0)).max() < 0.01 and np.abs(feats.std(0) - 1).max() < 0.01
+    assert np.corrcoef(feats[:, 1], rgb[:, 0] - rgb[:, 2])[0, 1] > 0.999
+    assert np.corrcoef(feats[:, 0], rgb.mean(1))[0, 1] > 0.999
+    assert abs(np.corrcoef(feats[:, 0], feats[:, 1])[0, 1]) < 0.1
+    undone = unit_colors(torch.from_numpy(feats), contract.features[0]).numpy()
+    assert (np.abs(undone - rgb).max(1) < 1e-5).mean() > 0.99  # all but the tails, which are clipped
 
 
 def test_voxels_of_an_image_are_its_cells(tmp_path):
