@@ -15,7 +15,7 @@ def config() -> TrainConfig:
             val_scenes=("tile3_*", "tile8_*"),
             class_names=("building", "land", "road", "vegetation", "water"),
             label_map={0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 255: -1},
-            features=("color",),
+            features=("opponent_color",),
             crop=CropConfig(window=192),
             augment=AugmentConfig(
                 rotate=True, flip=0.5, scale=(0.75, 1.5), isotropic=True, color=0.5, brightness=0.2, contrast=0.2
@@ -24,7 +24,7 @@ def config() -> TrainConfig:
         model=DeepLabConfig(backbone="mobilenet_v2", output_stride=16, decoder_channels=96),
         loss=LossConfig(lovasz=0.5, class_weights="inverse_sqrt"),
         optim=OptimConfig(lr=3e-3, weight_decay=1e-2),
-        steps=700,
+        steps=1200,
         batch_size=4,
         average=0.99,
     )

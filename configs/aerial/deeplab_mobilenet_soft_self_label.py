@@ -5,7 +5,7 @@ from pathlib import Path
 from pcseg.config import SoftSelfLabelConfig, TrainConfig
 from pcseg.config_file import load_config
 
-METHOD = SoftSelfLabelConfig(contrast={"color": 9.0})
+METHOD = SoftSelfLabelConfig(contrast={"opponent_color": 9.0})
 
 
 def config() -> TrainConfig:
