@@ -15,6 +15,7 @@ from pcseg.datasets.image_store import ImageRecord, is_image_there, kept_record,
 from pcseg.datasets.paired_files import class_indices
 from pcseg.errors import InputError
 from pcseg.io.images import read_mask, read_size, write_mask
+from pcseg.io.object_masks import read_objects
 from pcseg.io.raw_tree import RawTree
 
 IMAGES = Layout(is_there=is_image_there, verify=verify_images)
@@ -35,6 +36,8 @@ class ImageFiles:
     why: str | None = None
     """Why there must be a mask, for the message where there is none."""
     draw: DrawMask | None = None
+    objects: str | None = None
+    """Mask of the objects' numbers, where the release tells them apart."""
 
 
 def image_job(
@@ -43,7 +46,7 @@ def image_job(
     """The job that prepares one image."""
     from functools import partial
 
-    kept = [name for name in (files.image, files.mask) if name is not None]
+    kept = [name for name in (files.image, files.mask, files.objects) if name is not None]
     recipe = {"classes": list(class_names), "codes": {str(k): v for k, v in codes.items()}, **settings}
     return SceneJob(
         name=files.name,
@@ -56,34 +59,45 @@ def image_job(
 def prepare_image(
     files: ImageFiles, class_names: tuple[str, ...], codes: dict[int, int], recipe: dict[str, Any], target: Path
 ) -> tuple[ImageRecord, bool]:
-    """Write one image and its mask, or leave them where they are there already (True)."""
+    """Write one image and its masks, or leave them where they are there already (True)."""
     out = target.parent
     digest = files.tree.digest(files.tree.sizes)
     found = kept_record(out, files.name, digest, recipe)
     if found is not None:
         return found, True
     with ExitStack() as stack:
-        image, mask = _opened(files, stack, out)
-        return write_image(
-            out, files.name, image, mask, class_names=class_names, codes=codes, digest=digest, recipe=recipe
-        ), False
+        image, mask, objects = _opened(files, stack, out)
+        record = write_image(
+            out,
+            files.name,
+            image,
+            mask,
+            objects=objects,
+            class_names=class_names,
+            codes=codes,
+            digest=digest,
+            recipe=recipe,
+        )
+    return record, False
 
 
 def check_image(files: ImageFiles, codes: dict[int, int]) -> list[str]:
     """Nothing, where image and mask can be read and fit."""
     with ExitStack() as stack:
-        image, mask = _opened(files, stack, None)
+        image, mask, objects = _opened(files, stack, None)
         size = read_size(image)
         if mask is not None:
             found = read_mask(mask)
             if found.shape != size:
                 raise InputError(f"{mask}: has {found.shape} pixels, the image has {size}; download both again")
-            class_indices(found, codes, where=mask, unit="pixel")
+            labels = class_indices(found, codes, where=mask, unit="pixel")
+            if objects is not None:
+                read_objects(objects, labels.reshape(size))
     return []
 
 
-def _opened(files: ImageFiles, stack: ExitStack, near: Path | None) -> tuple[Path, Path | None]:
-    """Paths of the image and of its mask, drawn first where it has to be."""
+def _opened(files: ImageFiles, stack: ExitStack, near: Path | None) -> tuple[Path, Path | None, Path | None]:
+    """Paths of the image, of its mask, drawn first where it has to be, and of the objects' mask."""
     import tempfile
 
     tree = files.tree
@@ -91,10 +105,11 @@ def _opened(files: ImageFiles, stack: ExitStack, near: Path | None) -> tuple[Pat
         raise InputError(f"{tree.where(files.image)}: {files.why}, but has no mask; download the masks")
     image = stack.enter_context(tree.file(files.image, near=near))
     if files.mask is None:
-        return image, None
+        return image, None, None
+    objects = None if files.objects is None else stack.enter_context(tree.file(files.objects, near=near))
     if files.draw is None:
-        return image, stack.enter_context(tree.file(files.mask, near=near))
+        return image, stack.enter_context(tree.file(files.mask, near=near)), objects
     drawn = files.draw(tree.read(files.mask), tree.where(files.mask), read_size(image))
     mask = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pcseg-"))) / f"{files.name}.png"
     write_mask(mask, drawn)
-    return image, mask
+    return image, mask, objects

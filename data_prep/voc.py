@@ -27,6 +27,7 @@ from pcseg.io.scribbles import scribble_mask
 _KINDS = {
     "image": re.compile(r"(?:^|/)JPEGImages/(\d{4}_\d{6})\.jpg$"),
     "mask": re.compile(r"(?:^|/)SegmentationClass/(\d{4}_\d{6})\.png$"),
+    "objects": re.compile(r"(?:^|/)SegmentationObject/(\d{4}_\d{6})\.png$"),
     "aug": re.compile(r"(?:^|/)SegmentationClassAug/(\d{4}_\d{6})\.png$"),
     "xml": re.compile(r"(?:^|/)\w*[Ss]cribble\w*/(?:.*/)?(\d{4}_\d{6})\.xml$"),
     "png": re.compile(r"(?:^|/)\w*[Ss]cribble\w*/(?:.*/)?(\d{4}_\d{6})\.png$"),
@@ -41,7 +42,8 @@ CLASS_CODES = {name: index for index, name in enumerate(voc.CLASS_NAMES)}
 
 @dataclass(frozen=True)
 class Options(ReleaseOptions):
-    """Turn PASCAL VOC 2012 into an image folder: JPEGImages, SegmentationClass(Aug), scribbles and lists."""
+    """Turn PASCAL VOC 2012 into an image folder: JPEGImages, SegmentationClass(Aug), SegmentationObject, scribbles and
+    lists."""
 
     labels: Literal["masks", "scribbles", "p1", "p10"] = "masks"
     """masks: those of the release, and SBD's (SegmentationClassAug) for images that it lacks. For the images outside
@@ -81,11 +83,14 @@ def find(raw: Path, options: Options) -> Release:
             continue
         lists = [split for split in listed.get(name, ()) if split != "test"]  # whose images have masks
         mask, draw = _mask_of(name, found, options.labels, segments, held_out="val" in lists)
+        # Beside VOC's own masks only: what SBD draws of an object is another outline.
+        objects = found["objects"].get(name) if mask is not None and mask == found["mask"].get(name) else None
         files = ImageFiles(
-            tree=tree.only([file for file in (found["image"][name], mask) if file is not None]),
+            tree=tree.only([file for file in (found["image"][name], mask, objects) if file is not None]),
             name=name,
             image=found["image"][name],
             mask=mask,
+            objects=objects,
             why=f"is in {', '.join(lists)}" if lists else None,
             draw=draw,
         )

@@ -1,6 +1,6 @@
 """PASCAL VOC, one click for each object and background region: learnable distance, Mask2Former on ResNet-50.
 
-cp -r VOCdevkit/VOC2012/SegmentationObject data/voc/instances
+python -m data_prep.voc --raw VOCdevkit/VOC2012 --out data/voc
 python -m pcseg.weaken configs/voc/mask2former_point_panoptic.py clicks --radius 2 -o data/weak/voc_p1.npz
 
 Published for this: PQ 56.6 (things 54.9, stuff 89.6; Li, Fan and Zhang 2024), whose schedule we do not know. From PSPS

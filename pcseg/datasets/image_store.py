@@ -16,6 +16,7 @@ from pcseg.ignore import IGNORE
 from pcseg.io.atomic import replacing
 from pcseg.io.digest import sha256_of
 from pcseg.io.images import read_mask, read_size
+from pcseg.io.object_masks import read_objects
 
 RECORDS = "records"
 
@@ -54,19 +55,22 @@ def write_image(
     image: Path,
     mask: Path | None,
     *,
+    objects: Path | None = None,
     class_names: Sequence[str],
     codes: Mapping[int, int],
     digest: str,
     recipe: Mapping[str, Any],
     notes: Sequence[str] = (),
 ) -> ImageRecord:
-    """Copy an image and its mask of codes into the folder, checked; the record is written last.
+    """Copy an image, its mask of codes and that of its objects into the folder, checked; the record is written last.
 
     Args:
+        objects: numbers of objects as VOC keeps them; only beside a mask.
         codes: class index, or IGNORE, of each code of the mask.
 
     Raises:
-        InputError: a picture that cannot be read, a mask of another size or with an unknown code.
+        InputError: a picture that cannot be read, a mask of another size or with an unknown code, an object that lies
+            in two classes.
         OSError: the folder cannot be written.
     """
     height, width = read_size(image)
@@ -80,9 +84,13 @@ def write_image(
             )
         labels = class_indices(found, codes, where=mask, unit="pixel")
         counts = np.bincount(labels[labels != IGNORE], minlength=len(class_names))
+        if objects is not None:
+            read_objects(objects, labels.reshape(height, width))
     files = {f"images/{name}{image.suffix.lower()}": image}
     if mask is not None:
         files[f"masks/{name}.png"] = mask
+        if objects is not None:
+            files[f"instances/{name}.png"] = objects
     for target, source in files.items():
         (out / target).parent.mkdir(parents=True, exist_ok=True)
         with replacing(out / target) as temporary, source.open("rb") as data, temporary.open("wb") as file:

@@ -98,6 +98,35 @@ def test_voc(voc_raw, tmp_path, command):
     assert code == 3 and "has changed" in printed and "is missing" in printed and "is no record" in printed
 
 
+def objects_of(mask: np.ndarray) -> np.ndarray:
+    """The left and the right half of each class of things as an object of its own, 255 where the mask has it."""
+    right = np.arange(SIZE[1]) >= SIZE[1] // 2
+    numbers = np.select([mask == 1, mask == 15, mask == 20], [1, 3, 5], 0) + (right & np.isin(mask, (1, 15, 20)))
+    return np.where(mask == 255, 255, numbers).astype(np.uint8)
+
+
+def test_voc_objects_come_along(voc_raw, tmp_path, command):
+    for index in range(3):
+        palette(voc_raw / f"SegmentationObject/2007_00000{index}.png", objects_of(codes(index)))
+    out = tmp_path / "out"
+    code, _, err = command(voc.main, ["--raw", voc_raw, "--out", out])
+    assert code == 0, err
+    images = find_images(out, ["@train_aug"], voc_classes.CLASS_NAMES, voc_classes.CODES)
+    expected = objects_of(codes(1)).astype(int)
+    expected[(expected == 0) | (expected == 255)] = -1
+    np.testing.assert_array_equal(images[1].instances, expected.reshape(-1))
+    assert images[2].instances is None, "SBD's mask has no objects of VOC"
+    scribbled = tmp_path / "scribbled"
+    assert command(voc.main, ["--raw", voc_raw, "--out", scribbled, "--labels", "scribbles"])[0] == 0
+    assert [file.name for file in (scribbled / "instances").iterdir()] == ["2007_000002.png"], "of the val list"
+    wrong = objects_of(codes(1))
+    wrong[wrong == 5] = 1
+    palette(voc_raw / "SegmentationObject/2007_000001.png", wrong)
+    code, printed, err = command(voc.main, ["--raw", voc_raw, "--out", tmp_path / "bad"])
+    assert code == 3 and "instance 1 is used in two classes, 20 and 1" in printed + err
+    assert not (tmp_path / "bad/masks/2007_000001.png").exists() and (tmp_path / "bad/masks/2007_000000.png").exists()
+
+
 def test_voc_scribbles(voc_raw, tmp_path, command):
     code, _, err = command(voc.main, ["--raw", voc_raw, "--out", tmp_path / "out", "--labels", "scribbles"])
     assert code == 0, err

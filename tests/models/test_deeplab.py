@@ -130,3 +130,13 @@ def test_statistics_approach_those_of_the_batch():
     once = norm.running_var.clone()
     net(images([(32, 32)] * 2))
     torch.testing.assert_close(norm.running_var - once, 0.9 * (once - 1.0), rtol=1e-3, atol=1e-6)
+
+
+def test_random_mobilenet_starts_at_the_scale_of_he():
+    """A depthwise convolution has 9 weights a channel: at a deviation of 0.02 the optimiser's steps outweigh them."""
+    torch.manual_seed(0)
+    net = build_model(DeepLabConfig(backbone="mobilenet_v2"), in_channels=3, num_classes=2)
+    for name, module in net.encoder.named_modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 2000:
+            fan = module.weight[0].numel()
+            assert abs(float(module.weight.detach().std()) * (fan / 2) ** 0.5 - 1) < 0.1, name
