@@ -18,6 +18,7 @@ from pcseg import ops
 from pcseg.batch import PointBatch, offsets_of
 from pcseg.errors import InputError
 from pcseg.models import SegOutput
+from pcseg.models.modes import evaluating
 from pcseg.tiles import Place, TileIndex, index_tiles
 from pcseg.vote_views import VoteViews
 
@@ -114,9 +115,7 @@ def predict_source(
     overlap = 0.0 if protocol.unit == "tile" else tiles.overlap
     index = index_tiles(source.coords, voxel_size, tiles.size * (1.0 - overlap))
     walker = _Walker(model, source, index, voxel_size, answer, tiles, overlap, protocol.votes, views, device)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         held: dict[int, list[Place]] = {}
         for band, places in index.bands():
             for done in [b for b in held if b < band - 1]:
@@ -126,8 +125,6 @@ def predict_source(
                 walker.visit(place)
         for places in held.values():
             yield from walker.finish(places)
-    finally:
-        model.train(was_training)
 
 
 class _Walker:

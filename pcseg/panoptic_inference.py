@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pcseg import ops
 from pcseg.batch import IGNORE, PointBatch, offsets_of
@@ -21,6 +20,7 @@ from pcseg.images import image_batch
 from pcseg.metrics.instances import InstanceMatches, InstanceScores, average_precision, instance_matches
 from pcseg.metrics.panoptic import PanopticCounts, PanopticScores, Quality, panoptic_counts, panoptic_scores
 from pcseg.models.heads import Proposals, SegOutput
+from pcseg.models.modes import evaluating
 from pcseg.predictor import PartSource, Predictor
 from pcseg.segments import Segments
 
@@ -138,17 +138,6 @@ def look(predictor: Predictor, batch: PointBatch) -> SegOutput:
     """What the network makes of a batch, in evaluation mode."""
     with evaluating(predictor.model):
         return predictor.model(batch, predictor.model.levels(batch))  # pyright: ignore[reportCallIssue]
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the block a network is in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pcseg.errors import InputError
 from pcseg.images import image_batch
 from pcseg.inference import ANY_VIEW, Answer, Protocol
+from pcseg.models.modes import evaluating
 from pcseg.vote_views import VoteViews
 
 
@@ -51,9 +52,7 @@ def predict_windows(
     tiled = protocol.unit == "tile"
     tops, lefts = (_starts(count, size, 0.0 if tiled else overlap) for count in shape)
     rims = [_weights(starts, count, size, tiled) for starts, count in ((tops, height), (lefts, width))]
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         held, first = torch.zeros(0, width, answer.width + 1), 0  # sums of the rows from ``first`` on
         for number, (top, down) in enumerate(zip(tops, rims[0], strict=True)):
             missing = top + len(down) - first - len(held)
@@ -69,8 +68,6 @@ def predict_windows(
             sums = held[:done].reshape(-1, answer.width + 1)
             yield np.arange(first * width, (first + done) * width), sums[:, :-1] / sums[:, -1:]
             held, first = held[done:], first + done
-    finally:
-        model.train(was_training)
 
 
 @torch.no_grad()

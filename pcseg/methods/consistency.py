@@ -13,6 +13,7 @@ from pcseg.batch import PointBatch
 from pcseg.config import ConsistencyConfig
 from pcseg.methods.labelled_loss import LabelledLoss
 from pcseg.methods.streams import StreamLevels, Streams, ramp
+from pcseg.models.modes import evaluating
 from pcseg.pyramid import Level
 
 
@@ -117,13 +118,8 @@ class Consistency(nn.Module):
             return self.model(batch, levels).logits.float() if own is None else own
         if self._average is None:
             raise ValueError("Consistency: the teacher is the running average of the weights, and none is given")
-        training = self.model.training
-        self.model.eval()
-        try:
-            output = torch.func.functional_call(self.model, dict(self._average), (batch, levels))
-        finally:
-            self.model.train(training)
-        return output.logits.float()
+        with evaluating(self.model):
+            return torch.func.functional_call(self.model, dict(self._average), (batch, levels)).logits.float()
 
 
 def _drop_channels(feats: Tensor, batch: PointBatch, share: float) -> Tensor:  # (N, C)
