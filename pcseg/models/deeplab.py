@@ -195,8 +195,8 @@ def _encoder(config: DeepLabConfig, in_channels: int, pretrained: bool) -> tuple
 def _start_at_he_scale(net: nn.Module) -> None:
     """Random convolutions at the scale of He et al. 2015, for a sample of theirs that has passed a ReLU.
 
-    ``transformers`` draws those of MobileNetV2 with a deviation of 0.02. On the 9 weights of a channel in a depthwise
-    convolution, where He's is 0.47, a step of Adam is then as large as the weights (docs/decisions.md).
+    ``transformers`` draws those of MobileNetV2 with a deviation of 0.02. The 9 weights of a channel in a depthwise
+    convolution, where He's is 0.47, then move by a sixth of their size in a step of Adam at 3e-3 (docs/decisions.md).
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
