@@ -1,4 +1,4 @@
-"""AHN3, Delft, few labels: soft self-labelling by collision cross-entropy on the nearest voxels."""
+"""AHN3, Delft, few labels: soft self-labelling by collision divergence on the nearest voxels."""
 
 from pathlib import Path
 
@@ -6,11 +6,9 @@ from pcseg.config import SoftSelfLabelConfig, TrainConfig
 from pcseg.config_file import load_config
 
 METHOD = SoftSelfLabelConfig(
-    coupling="rce",
-    relaxation="cce",
     contrast={"intensity": 0.0, "height_above_ground": 0.0},
     unary_weight=1.0,
-    pairwise_weight=60.0,
+    pairwise_weight=20.0,
     solver_lr=0.02,
     solver_steps=60,
 )
