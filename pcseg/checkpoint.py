@@ -121,14 +121,28 @@ def find_checkpoint(path: Path, names: Sequence[str] = ("best", "last")) -> Path
     raise InputError(f"{path}: no such checkpoint or run folder")
 
 
-def differences(card: CheckpointCard, config: TrainConfig, *, sections: Sequence[str] = ("model", "data")) -> list[str]:
+LEARNING = ("freeze", "dropout", "norm_momentum")
+"""Settings of networks that change how they learn, and not what they compute."""
+
+
+def differences(
+    card: CheckpointCard,
+    config: TrainConfig,
+    *,
+    sections: Sequence[str] = ("model", "data"),
+    leave_out: Sequence[str] = (),
+) -> list[str]:
     """What keeps a checkpoint from fitting a config, one text each: fields of the model, classes and features.
 
     What the config leaves for training to fill in does not count, nor where an encoder's first weights came from.
+
+    Args:
+        leave_out: further fields of the model that may differ.
     """
     theirs, ours = card.config.model_dump(mode="json"), config.filled_from(card.config).model_dump(mode="json")
     for values in (theirs, ours):
-        values["model"].pop("weights", None)
+        for name in ("weights", *leave_out):
+            values["model"].pop(name, None)
     keep = ("class_names", "features")
     theirs["data"], ours["data"] = ({key: d["data"][key] for key in keep} for d in (theirs, ours))
     return [line for section in sections for line in compare(theirs[section], ours[section], section)]

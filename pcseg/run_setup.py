@@ -12,6 +12,7 @@ from torch import nn
 
 from pcseg.batch import PointBatch
 from pcseg.checkpoint import (
+    LEARNING,
     SUFFIX,
     Checkpoint,
     CheckpointCard,
@@ -282,7 +283,7 @@ def _start_from(model: nn.Module, start: Checkpoint, config: TrainConfig) -> Non
     Raises:
         InputError: a network of another shape.
     """
-    other = differences(start.card, config.with_caps(None), sections=("model",))
+    other = differences(start.card, config.with_caps(None), sections=("model",), leave_out=LEARNING)
     if other:
         raise InputError(f"{start.path}: is of another model: {'; '.join(other)}")
     same = start.card.config.data.class_names == config.data.class_names

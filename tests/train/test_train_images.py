@@ -72,6 +72,23 @@ def test_networks_of_windows_train_and_predict(pictures, tmp_path, model: ModelC
     np.testing.assert_allclose(probs.sum(2), 1.0, atol=1e-5)
 
 
+def test_a_frozen_encoder_is_thawed_by_a_second_run(pictures, tmp_path):
+    """A head first, then all of it: freezing and dropout are no other network, another width is."""
+    first = image_config(pictures, steps=2, model=VIT.model_copy(update={"freeze": True}))
+    train(first, tmp_path / "head")
+    second = image_config(pictures, steps=1, model=VIT.model_copy(update={"dropout": 0.1}))
+    train(second, tmp_path / "all", init=tmp_path / "head")
+    before, after = (load_checkpoint(tmp_path / name).weights for name in ("head", "all"))
+    moved = [name for name in before if "encoder" in name and not torch.equal(before[name], after[name])]
+    assert moved and max(float((before[n].float() - after[n].float()).abs().max()) for n in moved) < 0.05
+    with pytest.raises(InputError, match=r"is of another model: model\.layers is 1 there and 2 here"):
+        train(
+            image_config(pictures, steps=1, model=VIT.model_copy(update={"layers": 2})),
+            tmp_path / "deep",
+            init=tmp_path / "head",
+        )
+
+
 def test_a_killed_run_of_windows_goes_on_exactly(pictures, tmp_path, monkeypatch):
     config = image_config(pictures, model=VIT, prefetch=0)
     train(config, tmp_path / "whole")
