@@ -23,13 +23,20 @@ def config() -> c.TrainConfig:
             class_names=("background", "anterior", "posterior"),
             label_map={0: 0, 1: 1, 2: 2},
             features=("signal_normalized",),
-            crop=c.CropConfig(shape="sphere", max_voxels=8000),
-            # On a grid many voxels are equally far: without jitter their order decides which are neighbours.
-            augment=c.AugmentConfig(scale=(0.9, 1.1), jitter=0.05, feature_jitter=0.1),
+            crop=c.CropConfig(shape="sphere", max_voxels=4000),
+            augment=c.AugmentConfig(scale=(0.9, 1.1), isotropic=True, feature_jitter=0.1),
         ),
-        model=c.PointTransformerConfig(voxel_size=1.0, encoder_blocks=(1, 1, 1, 1, 1), pooling="grid"),
+        model=c.PointTransformerConfig(
+            voxel_size=1.0,
+            encoder_blocks=(1, 1, 1, 1, 1),
+            # A voxel of a grid, its 6 nearest and the 12 behind them: any number between would leave the choice among
+            # equally far ones to their order.
+            neighbors=(19, 19, 19, 19, 19),
+            pooling="grid",
+        ),
         loss=c.LossConfig(dice=1.0, class_weights="inverse_sqrt"),
         optim=c.OptimConfig(lr=2e-3, weight_decay=1e-2),
-        steps=900,
+        steps=600,
+        batch_size=4,  # the statistics of one crop are not those of a volume, and the batch norms learn to need them
         average=0.98,
     )
