@@ -26,13 +26,9 @@ def config() -> c.TrainConfig:
             crop=c.CropConfig(shape="sphere", max_voxels=4000),
             augment=c.AugmentConfig(scale=(0.9, 1.1), isotropic=True, feature_jitter=0.1),
         ),
+        # On a grid a voxel, its 6 nearest and the 12 behind them are a set that no order of equally far ones changes.
         model=c.PointTransformerConfig(
-            voxel_size=1.0,
-            encoder_blocks=(1, 1, 1, 1, 1),
-            # A voxel of a grid, its 6 nearest and the 12 behind them: any number between would leave the choice among
-            # equally far ones to their order.
-            neighbors=(19, 19, 19, 19, 19),
-            pooling="grid",
+            voxel_size=1.0, encoder_blocks=(1, 1, 1, 1, 1), neighbors=(19, 19, 19, 19, 19), pooling="grid"
         ),
         loss=c.LossConfig(dice=1.0, class_weights="inverse_sqrt"),
         optim=c.OptimConfig(lr=2e-3, weight_decay=1e-2),
