@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 
 from data_prep.release import Layout, SceneJob
-from pcseg.datasets.image_store import ImageRecord, is_image_there, kept_record, verify_images, write_image
-from pcseg.datasets.paired_files import class_indices
+from pcseg.datasets.image_store import (
+    ImageRecord,
+    checked_labels,
+    is_image_there,
+    kept_record,
+    verify_images,
+    write_image,
+)
 from pcseg.errors import InputError
-from pcseg.io.images import read_mask, read_size, write_mask
-from pcseg.io.object_masks import read_objects
+from pcseg.io.images import read_size, write_mask
 from pcseg.io.raw_tree import RawTree
 
 IMAGES = Layout(is_there=is_image_there, verify=verify_images)
@@ -29,6 +34,7 @@ class ImageFiles:
     """An image of a release and what labels it."""
 
     tree: RawTree
+    """Of these files alone."""
     name: str
     image: str  # name in the tree
     mask: str | None
@@ -46,11 +52,10 @@ def image_job(
     """The job that prepares one image."""
     from functools import partial
 
-    kept = [name for name in (files.image, files.mask, files.objects) if name is not None]
     recipe = {"classes": list(class_names), "codes": {str(k): v for k, v in codes.items()}, **settings}
     return SceneJob(
         name=files.name,
-        size=sum(files.tree.sizes[name] for name in kept),
+        size=sum(files.tree.sizes.values()),
         prepare=partial(prepare_image, files, tuple(class_names), dict(codes), recipe),
         check=partial(check_image, files, dict(codes)),
     )
@@ -87,12 +92,7 @@ def check_image(files: ImageFiles, codes: dict[int, int]) -> list[str]:
         image, mask, objects = _opened(files, stack, None)
         size = read_size(image)
         if mask is not None:
-            found = read_mask(mask)
-            if found.shape != size:
-                raise InputError(f"{mask}: has {found.shape} pixels, the image has {size}; download both again")
-            labels = class_indices(found, codes, where=mask, unit="pixel")
-            if objects is not None:
-                read_objects(objects, labels.reshape(size))
+            checked_labels(size, mask, objects, codes)
     return []
 
 

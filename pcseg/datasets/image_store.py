@@ -76,16 +76,8 @@ def write_image(
     height, width = read_size(image)
     counts = np.zeros(len(class_names), np.int64)
     if mask is not None:
-        found = read_mask(mask)
-        if found.shape != (height, width):
-            raise InputError(
-                f"{mask}: has {found.shape[1]} x {found.shape[0]} pixels, the image has {width} x {height}; "
-                f"download both again"
-            )
-        labels = class_indices(found, codes, where=mask, unit="pixel")
+        labels = checked_labels((height, width), mask, objects, codes)
         counts = np.bincount(labels[labels != IGNORE], minlength=len(class_names))
-        if objects is not None:
-            read_objects(objects, labels.reshape(height, width))
     files = {f"images/{name}{image.suffix.lower()}": image}
     if mask is not None:
         files[f"masks/{name}.png"] = mask
@@ -109,6 +101,26 @@ def write_image(
     with replacing(out / RECORDS / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(record.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
     return record
+
+
+def checked_labels(
+    size: tuple[int, int], mask: Path, objects: Path | None, codes: Mapping[int, int]
+) -> np.ndarray:  # (H * W,) class index, or IGNORE
+    """The labels of a mask of codes that fits an image of ``size``, and that the objects' mask agrees with.
+
+    Raises:
+        InputError: a mask of another size or with an unknown code, an object that lies in two classes.
+    """
+    found = read_mask(mask)
+    if found.shape != size:
+        raise InputError(
+            f"{mask}: has {found.shape[1]} x {found.shape[0]} pixels, the image has {size[1]} x {size[0]}; "
+            f"download both again"
+        )
+    labels = class_indices(found, codes, where=mask, unit="pixel")
+    if objects is not None:
+        read_objects(objects, labels.reshape(size))
+    return labels
 
 
 def is_image_there(out: Path, name: str) -> bool:
