@@ -9,13 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from pcseg.config import AugmentConfig
-from pcseg.datasets.feature_contract import IMAGENET_COLOR, OPPONENT, OPPONENT_COLOR, Feature, FeatureContract
+from pcseg.datasets.feature_contract import COLORS, OPPONENT, OPPONENT_COLOR, Feature, FeatureContract
 
-COLORS = ("color", IMAGENET_COLOR, OPPONENT_COLOR)
-"""Features that hold red, green and blue, or what is made of them."""
 _XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))  # of sRGB
 _DAYLIGHT = (0.95047, 1.0, 1.08883)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_FROM_OPPONENT = torch.linalg.inv(torch.tensor(OPPONENT))  # once: on a GPU every inverse waits for the host
 
 
 def recolored(
@@ -139,7 +138,7 @@ def unit_colors(feats: Tensor, feature: Feature) -> Tensor:  # (N, 3) -> (N, 3) 
     std = feats.new_tensor([channel.std for channel in feature.channels])
     values = feats * std + mean
     if feature.name == OPPONENT_COLOR:
-        values = values @ torch.linalg.inv(feats.new_tensor(OPPONENT)).T
+        values = values @ _FROM_OPPONENT.to(feats).T
     return (values / _peak(feature)).clamp(0, 1)
 
 

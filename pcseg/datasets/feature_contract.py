@@ -20,6 +20,8 @@ IMAGENET_COLOR = "imagenet_color"
 OPPONENT_COLOR = "opponent_color"
 """The column ``color`` as brightness and two differences, each on its own scale: hues of natural scenes differ by a
 tenth of what their brightness does, and a network that starts from random weights is slow to find them in ``color``."""
+COLORS = ("color", IMAGENET_COLOR, OPPONENT_COLOR)
+"""Features made of red, green and blue."""
 OPPONENT = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, 0.0, -1 / 2), (-1 / 4, 1 / 2, -1 / 4))
 """Of red, green, blue; brightness, red against blue, green against both. Source: Ohta, Kanade and Sakai 1980."""
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # red, green, blue, from 0 to 1
@@ -204,7 +206,7 @@ class FeatureContract(BaseModel):
 def _transform(name: str, dtype: np.dtype) -> Literal["none", "log1p", "unit"]:
     if name == "intensity":
         return "log1p"
-    if name in ("color", IMAGENET_COLOR, OPPONENT_COLOR) and dtype.kind in "iu":
+    if name in COLORS and dtype.kind in "iu":
         return "unit"
     return "none"
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pcseg import ops
 from pcseg.batch import PointBatch
-from pcseg.datasets.color import COLORS, lab, unit_colors
-from pcseg.datasets.feature_contract import Feature, FeatureContract
+from pcseg.datasets.color import lab, unit_colors
+from pcseg.datasets.feature_contract import COLORS, Feature, FeatureContract
 from pcseg.errors import InputError
 from pcseg.ops import GridEdges
 
