@@ -100,7 +100,7 @@ class FeatureContract(BaseModel):
         features = []
         for name in names or (ONES,):
             transform = "none"
-            if name == "color" and scene.column("color").dtype.kind in "iu":
+            if name in COLORS and scene.column("color").dtype.kind in "iu":
                 transform = "unit"
             width = _values(name, lambda column: scene.column(column)[:1], 1, transform).shape[1]
             plain = {"low": -math.inf, "high": math.inf, "mean": 0.0, "std": 1.0}

@@ -10,7 +10,7 @@ from PIL import Image
 from pcseg.config import CropConfig, KPConvConfig, StripConfig, TrainConfig
 from pcseg.datasets.array_cache import ArrayCache
 from pcseg.datasets.color import unit_colors
-from pcseg.datasets.feature_contract import FeatureContract
+from pcseg.datasets.feature_contract import COLORS, OPPONENT, FeatureContract
 from pcseg.datasets.image_folder import find_images, read_classes
 from pcseg.datasets.scene_part import hold_out_strip, open_sources, training_parts, validation_parts
 from pcseg.datasets.views import CropDataset
@@ -219,6 +219,15 @@ def test_opponent_colours_have_a_scale_each(tmp_path):
     assert abs(np.corrcoef(feats[:, 0], feats[:, 1])[0, 1]) < 0.1
     undone = unit_colors(torch.from_numpy(feats), contract.features[0]).numpy()
     assert (np.abs(undone - rgb).max(1) < 1e-5).mean() > 0.99  # all but the tails, which are clipped
+
+
+@pytest.mark.parametrize("name", COLORS)
+def test_unscaled_colours_run_from_0_to_1(tmp_path, name):
+    write_picture(tmp_path, "a")
+    (scene,) = find(tmp_path)
+    rgb = scene.column("color").reshape(-1, 3) / 255.0
+    expected = rgb @ np.array(OPPONENT).T if name == "opponent_color" else rgb
+    np.testing.assert_allclose(FeatureContract.unscaled((name,), scene).feats(scene), expected, atol=1e-6)
 
 
 def test_voxels_of_an_image_are_its_cells(tmp_path):
