@@ -24,7 +24,7 @@ def config() -> TrainConfig:
         model=DeepLabConfig(backbone="mobilenet_v2", output_stride=16, decoder_channels=96),
         loss=LossConfig(lovasz=0.5, class_weights="inverse_sqrt"),
         optim=OptimConfig(lr=3e-3, weight_decay=1e-2),
-        steps=3000,
+        steps=5000,
         batch_size=4,
         average=0.99,
     )
