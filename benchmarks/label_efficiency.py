@@ -4,7 +4,7 @@
     python -m benchmarks.label_efficiency --data ahn3 --labels 0.1pct --methods partial_ce erda --seeds 0 1 2
     python -m benchmarks.label_efficiency --tables                      # only the tables and the picture
     python -m benchmarks.label_efficiency --study --labels 0.1pct       # six relaxations x three couplings
-    python -m benchmarks.label_efficiency --tune --methods erda --change '{"momentum": 0.9}'  # on strips, for settings
+    python -m benchmarks.label_efficiency --tune --methods erda --change '{"momentum": 0.9}'  # for settings
 
 All methods of a table have the same network, steps, augmentation and labels; the seed draws labels and network alike.
 Data are prepared and labels drawn where they are missing. A run that was interrupted goes on where it was; one that has
@@ -57,8 +57,11 @@ class Task:
     steps: int
     labels: dict[str, tuple[str, ...]]
     """Recipe of ``python -m pcseg.weaken`` of each set of labels."""
+    held_out: tuple[tuple[str, ...], ...] = ()
+    """For settings: training scenes left out and scored, a fold each; none: a strip along x, and one along y."""
 
 
+HIPPOCAMPUS = load_config(Path("configs/hippocampus/kpconv.py")).data.train_scenes
 TASKS = {
     "ahn3": Task(
         Path("configs/ahn3/kpconv.py"),
@@ -66,14 +69,20 @@ TASKS = {
         {"0.1pct": ("ratio", "--ratio", "0.001"), "20": ("points", "--count", "20")},
     ),
     "aerial": Task(
-        Path("configs/aerial/deeplab_mobilenet.py"),
-        300,
-        {"scribbles": ("scribbles",), "clicks": ("clicks",), "quarter": ("scenes", "--count", "10")},
+        Path("configs/aerial/point_transformer.py"),
+        900,
+        {
+            "scribbles": ("scribbles", "--min-rows", "100"),
+            "clicks": ("clicks", "--min-rows", "100"),
+            "quarter": ("scenes", "--count", "14"),
+        },
+        held_out=(("tile7_*",), ("tile2_*",)),
     ),
     "hippocampus": Task(
         Path("configs/hippocampus/kpconv.py"),
         800,
         {"0.1pct": ("ratio", "--ratio", "0.001")},
+        held_out=(HIPPOCAMPUS[::5], HIPPOCAMPUS[2::5]),
     ),
 }
 
@@ -131,7 +140,7 @@ class Args:
     study: bool = False
     """Train soft self-labelling with every relaxation and coupling instead of the methods."""
     tune: bool = False
-    """Train without a strip of the training part along each axis in turn, and score there; printed, not kept."""
+    """Train without a part of the training part, each in turn, and score there; printed, not kept."""
     change: str = "{}"
     """JSON of changes of the method, for tuning."""
     run_change: str = "{}"
@@ -177,14 +186,20 @@ def run(args: Args, labels: str, method: str, seed: int) -> None:
 
 
 def tune(args: Args, labels: str, method: str) -> None:
-    """One line: mIoU on the strips, in the order of seeds and axes, and their mean."""
-    scored = []
+    """One line: mIoU on the parts held out, in the order of seeds and parts, and their mean."""
+    scored, task = [], TASKS[args.data]
+    folds = task.held_out or ("x", "y")
     for seed in args.seeds:
-        prepare(TASKS[args.data].config)
-        values = config_of(args.data, labels, method, seed).model_dump(mode="json") | json.loads(args.run_change)
-        values["method"] |= json.loads(args.change)
-        for axis in "xy":
-            values["data"]["strip"] = {"axis": axis, "fraction": 0.22}
+        prepare(task.config)
+        change = json.loads(args.run_change) | {"method": json.loads(args.change)}
+        values = merged(config_of(args.data, labels, method, seed).model_dump(mode="json"), change)
+        train_scenes = values["data"]["train_scenes"]
+        for fold in folds:
+            if isinstance(fold, str):
+                values["data"]["strip"] = {"axis": fold, "fraction": 0.22}
+            else:
+                kept = [name for name in train_scenes if name not in fold]
+                values["data"] |= {"train_scenes": kept, "val_scenes": list(fold)}
             key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
             folder = Path("runs/label_efficiency") / f"tune_{args.data}_{labels}_{method}_{key}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -197,6 +212,12 @@ def tune(args: Args, labels: str, method: str) -> None:
     print(
         f"tuned {args.data} {labels} {method} {args.change} {args.run_change}: {mean(scored):.4f}  {told}", flush=True
     )
+
+
+def merged(values: dict, change: dict) -> dict:
+    """Values with the changes, dictionaries in dictionaries too."""
+    both = {key: merged(values[key], new) for key, new in change.items() if isinstance(new, dict) and key in values}
+    return values | change | both
 
 
 def table(data: str, labels: str) -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pcseg.config import TrainConfig
 from pcseg.config_file import leading_path, load_config, parse_command
-from pcseg.errors import run_command
+from pcseg.errors import InputError, run_command
 
 PROG = "python -m pcseg.train CONFIG"
 FREE_TO_CHANGE = ("save_every", "prefetch", "eval_every", "eval_protocol")
@@ -49,18 +52,19 @@ def train(
     """Train as ``config`` says; ``folder`` then holds config.yaml, checkpoints, metrics.json and the curves.
 
     Raises:
-        InputError: data that does not fit the config, a run of other settings in the folder, a checkpoint that does
-            not fit.
+        InputError: data that does not fit the config, a run of other settings in the folder, or one in progress, a
+            checkpoint that does not fit.
         OSError: the folder cannot be written, or the disk is full; the former checkpoint stays.
         KeyboardInterrupt: Ctrl-C, after a checkpoint.
     """
     from pcseg.run_setup import set_up
 
     check_writable(folder)
-    trainer, evaluate = set_up(config, folder, init=init, fresh=fresh, device=device)
-    trainer.run()
-    if trainer.accelerator.is_main_process:
-        evaluate()
+    with alone_in(folder):
+        trainer, evaluate = set_up(config, folder, init=init, fresh=fresh, device=device)
+        trainer.run()
+        if trainer.accelerator.is_main_process:
+            evaluate()
 
 
 def check_writable(folder: Path) -> None:
@@ -75,6 +79,30 @@ def check_writable(folder: Path) -> None:
             file.write(b"x")
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder: the two would write each other's checkpoints. Of the processes of one run the
+    first one asks.
+
+    Raises:
+        InputError: a run is going on there.
+    """
+    if int(os.environ.get("RANK", "0")):
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: a run is going on there; wait for it, or name another --run") from None
+        except OSError:
+            pass  # a file system without locks: nothing can be said
+        yield
+    finally:
+        os.close(descriptor)
 
 
 if __name__ == "__main__":

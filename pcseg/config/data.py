@@ -24,7 +24,10 @@ class CropConfig(Config):
     radius: float | None = Field(default=None, gt=0)
     """No further from the centre than this; None: as far as ``max_voxels`` reach."""
     balanced: float = Field(default=1.0, ge=0, le=1)
-    """Share of items centred on a voxel of a class drawn uniformly; the rest are centred on any voxel."""
+    """Share of items around a voxel of a class drawn uniformly; the rest are around any voxel."""
+    off_center: float = Field(default=0.0, ge=0, lt=1)
+    """How far from that voxel the centre may lie, as a share of the crop's reach. With few labels 0 puts every label of
+    a rare class in the middle of its crop, and a network learns to look for the middle."""
 
 
 class AugmentConfig(Config):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from pcseg.batch import IGNORE, PointBatch, offsets_of
@@ -19,8 +20,9 @@ from pcseg.errors import InputError
 class CropDataset(Dataset[PointBatch]):
     """Crops around random voxels of some scenes: a column or a ball, limited by a number of voxels and by a radius.
 
-    ``balanced`` of the items are centred on a voxel of a class drawn evenly among those with visible labels; the others
-    on any voxel. ``rows`` of an item counts through the voxels of all scenes, in their order (``scene_starts``).
+    ``balanced`` of the items hold a voxel of a class drawn evenly among those with visible labels; the others any
+    voxel. The centre is that voxel, or (``off_center``) any one up to a share of the crop's reach away. ``rows`` of an
+    item counts through the voxels of all scenes, in their order (``scene_starts``).
     Coordinates are relative to the centre. Any index is valid: a resumed run asks for the index where it stopped.
     """
 
@@ -61,19 +63,13 @@ class CropDataset(Dataset[PointBatch]):
 
     def __getitem__(self, index: int) -> PointBatch:
         generator = item_generator(self.seed, index)
-        row = self._centre(generator)
-        number = int(torch.searchsorted(self.scene_starts, row, right=True)) - 1
+        drawn = self._drawn(generator)
+        number = int(torch.searchsorted(self.scene_starts, drawn, right=True)) - 1
         scene, start = self.scenes[number], int(self.scene_starts[number])
-        centre = scene.coords[row - start]
-        near = self._near[number].find(
-            centre.numpy(),
-            count=self.crop.max_voxels,
-            radius=self.crop.radius,
-            in_plane=self.crop.shape == "column",
-        )
-        rows, instances = torch.from_numpy(near), self._instances[number]
+        centre, rows = self._around(number, drawn - start, generator)
+        instances = self._instances[number]
         item = PointBatch(
-            coords=scene.coords[rows] - centre,
+            coords=scene.coords[rows] - scene.coords[centre],
             feats=scene.feats[rows],
             offsets=offsets_of([len(rows)]),
             labels=None if scene.labels is None else scene.labels[rows],
@@ -82,7 +78,33 @@ class CropDataset(Dataset[PointBatch]):
         )
         return item if self.augment is None else augmented(item, self.augment, self.contract, generator)
 
-    def _centre(self, generator: torch.Generator) -> int:
+    def _around(self, number: int, row: int, generator: torch.Generator) -> tuple[int, Tensor]:
+        """Centre and rows of a crop of a scene that holds a row."""
+        rows = self._nearest(number, row)
+        if not self.crop.off_center:
+            return row, rows
+        coords = self.scenes[number].coords[:, : self._axes(number)]
+        distances = (coords[rows] - coords[row]).norm(dim=1)
+        near = rows[distances <= self.crop.off_center * distances.max()]
+        centre = int(near[torch.randint(len(near), (), generator=generator)])
+        moved = self._nearest(number, centre)
+        # Where voxels are far denser around the new centre the crop may end before the row.
+        return (centre, moved) if bool((moved == row).any()) else (row, rows)
+
+    def _nearest(self, number: int, row: int) -> Tensor:  # (n,) int64, ascending
+        near = self._near[number].find(
+            self.scenes[number].coords[row].numpy(),
+            count=self.crop.max_voxels,
+            radius=self.crop.radius,
+            in_plane=self.crop.shape == "column",
+        )
+        return torch.from_numpy(near)
+
+    def _axes(self, number: int) -> int:
+        """Along which a crop's reach is measured."""
+        return 2 if self.crop.shape == "column" else self.scenes[number].coords.shape[1]
+
+    def _drawn(self, generator: torch.Generator) -> int:
         """A voxel, counted through all scenes."""
         balanced = float(torch.rand((), generator=generator)) < self.crop.balanced
         if not balanced or not self._of_class:

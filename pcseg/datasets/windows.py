@@ -26,11 +26,12 @@ _TOLERANCE = 1e-3  # pixels
 class WindowDataset(Dataset[PointBatch]):
     """Windows around random pixels of some images, turned, mirrored and stretched by resampling.
 
-    ``balanced`` of the windows are centred on a pixel of a class drawn evenly among those with visible labels; the
-    others on any pixel. A window that would reach beyond the border is moved inwards, and where the image is smaller
-    the rest is its mirror image, with labels IGNORE. Every item is a full grid in raster order, with ``coords`` (x, y)
-    of its own cells and ``image_sizes``. ``rows`` counts through the pixels of all images, in their order
-    (``scene_starts``), and names for each cell the pixel that it stands for (:func:`pcseg.datasets.resample.look_up`).
+    ``balanced`` of the windows hold a pixel of a class drawn evenly among those with visible labels; the others any
+    pixel. The centre is that pixel, or (``off_center``) one up to a share of half the edge away. A window that would
+    reach beyond the border is moved inwards, and where the image is smaller the rest is its mirror image, with labels
+    IGNORE. Every item is a full grid in raster order, with ``coords`` (x, y) of its own cells and ``image_sizes``.
+    ``rows`` counts through the pixels of all images, in their order (``scene_starts``), and names for each cell the
+    pixel that it stands for (:func:`pcseg.datasets.resample.look_up`).
 
     Images are read when an item needs them; kept is only how many pixels of each class they have.
     """
@@ -73,7 +74,9 @@ class WindowDataset(Dataset[PointBatch]):
         size = self.crop.window
         geometry = Geometry.none(2) if self.augment is None else Geometry.draw(self.augment, 2, generator)
         labelled = None if labels is None else labels != IGNORE
-        centre = _inwards((row % width, row // width), (width, height), geometry, size)
+        pixel = row % width, row // width
+        wanted = _off_center(pixel, self.crop, geometry, generator)
+        centre = _inwards(wanted, pixel, (width, height), geometry, size)
         cells = look_up((height, width), centre, geometry, size, labelled=labelled)
         steps = torch.arange(size)
         instances = self._instances(number) if self._has_instances else None
@@ -155,15 +158,31 @@ def _within(
     return torch.from_numpy(np.ascontiguousarray(seen))
 
 
+def _off_center(
+    pixel: tuple[int, int],
+    crop: CropConfig,
+    geometry: Geometry,
+    generator: torch.Generator,
+) -> tuple[int, int]:
+    """A place (x, y) for the centre of a window that holds a pixel, up to a share of half its edge away."""
+    if not crop.off_center:
+        return pixel
+    cells = (torch.rand(1, 2, generator=generator) - 0.5) * crop.off_center * crop.window
+    x, y = (torch.tensor([pixel]) + geometry.origin(cells)).round().long()[0].tolist()
+    return x, y
+
+
 def _inwards(
+    wanted: tuple[int, int],
     pixel: tuple[int, int],
     limits: tuple[int, int],  # (W, H)
     geometry: Geometry,
     size: int,
 ) -> tuple[int, int]:
-    """The centre (x, y) nearest to a pixel whose window stays within the image, if it still holds the pixel."""
+    """The centre (x, y) nearest to the wanted one whose window stays within the image, if it holds the pixel; else
+    the pixel."""
     moved = []
-    for place, count, reach in zip(pixel, limits, torch.stack(footprint(geometry, size), 1).tolist(), strict=True):
+    for place, count, reach in zip(wanted, limits, torch.stack(footprint(geometry, size), 1).tolist(), strict=True):
         low, high = math.ceil(-reach[0] - _TOLERANCE), math.floor(count - 1 - reach[1] + _TOLERANCE)
         moved.append(min(max(place, low), high) if low <= high else round((low + high) / 2))
     offset = torch.tensor([[a - b for a, b in zip(pixel, moved, strict=True)]], dtype=torch.float32)

@@ -112,6 +112,25 @@ def test_classes_are_centred_on_equally_often(voxels, contract):
     assert (plain == 2).float().mean() < 0.05 and (plain == IGNORE).any()
 
 
+@pytest.mark.parametrize("shape", ["column", "sphere"])
+@pytest.mark.parametrize("radius", [None, 4.0])
+def test_a_drawn_label_stands_anywhere_within_its_share_of_the_crop(scene, contract, shape, radius):
+    """One labelled voxel: every crop holds it, in the middle by default, else as far off as the share says."""
+    voxels = VoxelScene.build(scene, contract, 0.5)
+    labels = torch.full_like(voxels.labels, IGNORE)
+    labels[700] = 1
+    voxels = replace(voxels, labels=labels)
+    axes = 2 if shape == "column" else 3
+    crop = CropConfig(shape=shape, radius=radius, max_voxels=300 if radius is None else 10**6)
+    centred = [dataset(voxels, contract, crop)[i] for i in range(3)]
+    assert all(float(item.coords[item.labels == 1].norm()) == 0 for item in centred)
+    reach = float(centred[0].coords[:, :axes].norm(dim=1).max())
+    items = [dataset(voxels, contract, crop.model_copy(update={"off_center": 0.6}))[i] for i in range(60)]
+    off = torch.cat([item.coords[item.labels == 1, :axes].norm(dim=1) for item in items])
+    assert len(off) == 60 and len({int(item.rows[0]) for item in items}) > 5
+    assert off.max() <= 0.6 * reach + 1e-4 and off.max() > 0.4 * reach and (off > 0.2 * reach).float().mean() > 0.5
+
+
 def test_a_radius_bounds_the_crop_in_the_plane_or_in_space(voxels, contract):
     for shape, axes in (("column", 2), ("sphere", 3)):
         crop = CropConfig(shape=shape, radius=4.0, max_voxels=10**6)

@@ -33,7 +33,7 @@ def labels_of(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def dataset(*images: Grid, window: int = 16, augment: AugmentConfig | None = None, seed: int = 0, **options):
     balanced = options.pop("balanced", 1.0)
-    crop = CropConfig(window=window, balanced=balanced)
+    crop = CropConfig(window=window, balanced=balanced, off_center=options.pop("off_center", 0.0))
     visible = options.pop("visible", None)
     shown = images if visible is None else map(HiddenLabels, images, map(np.flatnonzero, visible))
     parts = [ScenePart(image) for image in shown]
@@ -103,14 +103,30 @@ def test_classes_are_centred_on_equally_often(images):
 
 
 @pytest.mark.parametrize("augment", [None, GEOMETRY])
-def test_the_pixel_drawn_is_in_the_window(augment):
+@pytest.mark.parametrize("off_center", [0.0, 0.9])
+def test_the_pixel_drawn_is_in_the_window(augment, off_center):
     """One labelled pixel in a corner: every balanced window shows it, however it is turned."""
     labels = np.full(40 * 40, IGNORE, np.int16)
     labels[0] = 1
-    windows = dataset(noise_image(40, 40, labels=labels), augment=augment)
+    windows = dataset(noise_image(40, 40, labels=labels), augment=augment, off_center=off_center)
     for index in range(40):
         item = windows[index]
         assert (item.rows[item.labels == 1] == 0).all() and (item.labels == 1).any()
+
+
+@pytest.mark.parametrize("augment", [None, GEOMETRY])
+def test_a_drawn_label_stands_anywhere_within_its_share_of_the_window(augment):
+    labels = np.full(100 * 100, IGNORE, np.int16)
+    labels[50 * 100 + 50] = 1
+
+    def places(off_center: float) -> torch.Tensor:
+        windows = dataset(noise_image(100, 100, labels=labels), augment=augment, off_center=off_center)
+        items = [windows[i] for i in range(60)]
+        return torch.cat([item.coords[item.labels == 1] - 8 for item in items]).abs().amax(1)
+
+    assert places(0.0).max() <= 1  # the middle of an even window lies between cells
+    off = places(0.75)
+    assert len(off) >= 60 and 4 <= off.max() <= 7 and (off > 2).float().mean() > 0.5
 
 
 def test_hidden_labels_change_nothing(images):

@@ -21,7 +21,7 @@ from pcseg.config_file import load_config, write_config
 from pcseg.datasets.streams import StreamDataset
 from pcseg.datasets.views import CropDataset
 from pcseg.errors import InputError
-from pcseg.train import main, train
+from pcseg.train import alone_in, main, train
 from tests.train.toy import toy_config, write_scene
 
 
@@ -236,6 +236,18 @@ def test_unwritable_folder(scenes, tmp_path, command):
     assert code == 2
     assert err.count("\n") == 1
     assert "file/run: Not a directory" in err
+
+
+def test_a_second_run_in_the_same_folder_is_kept_out(scenes, tmp_path, command):
+    write_config(toy_config(scenes, steps=2), tmp_path / "toy.yaml")
+    run = tmp_path / "run"
+    run.mkdir()
+    with alone_in(run):
+        code, _, err = command(main, [tmp_path / "toy.yaml", "--run", run])
+        assert code == 2 and err.count("\n") == 1
+        assert f"{run}: a run is going on there" in err
+        assert not (run / "config.yaml").exists() and not (run / "checkpoints").exists()
+    assert command(main, [tmp_path / "toy.yaml", "--run", run])[0] == 0
 
 
 def test_scene_without_labels(tmp_path, command):

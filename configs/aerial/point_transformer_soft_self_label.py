@@ -1,0 +1,16 @@
+"""Satellite images of Dubai as clouds of pixels, few labels: soft self-labelling by collision divergence on the nearest cells."""
+
+from pathlib import Path
+
+from pcseg.config import SoftSelfLabelConfig, TrainConfig
+from pcseg.config_file import load_config
+
+METHOD = SoftSelfLabelConfig(
+    contrast={"color": 0.0}, unary_weight=1.0, pairwise_weight=20.0, solver_lr=0.02, solver_steps=60
+)
+
+
+def config() -> TrainConfig:
+    base = load_config(Path(__file__).with_name("point_transformer.py"))
+    data = base.data.model_copy(update={"weak_labels": Path("data/weak/aerial.npz")})
+    return base.model_copy(update={"name": "aerial_point_transformer_soft_self_label", "data": data, "method": METHOD})
