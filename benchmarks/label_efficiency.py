@@ -59,6 +59,8 @@ class Task:
     """Recipe of ``python -m pcseg.weaken`` of each set of labels."""
     held_out: tuple[tuple[str, ...], ...] = ()
     """For settings: training scenes left out and scored, a fold each; none: a strip along x, and one along y."""
+    off_center: float | None = None
+    """Of the crops (docs/decisions.md)."""
 
 
 HIPPOCAMPUS = load_config(Path("configs/hippocampus/kpconv.py")).data.train_scenes
@@ -67,6 +69,7 @@ TASKS = {
         Path("configs/ahn3/kpconv.py"),
         600,
         {"0.1pct": ("ratio", "--ratio", "0.001"), "20": ("points", "--count", "20")},
+        off_center=0.0,
     ),
     "aerial": Task(
         Path("configs/aerial/point_transformer.py"),
@@ -77,6 +80,7 @@ TASKS = {
             "quarter": ("scenes", "--count", "14"),
         },
         held_out=(("tile7_*",), ("tile2_*",)),
+        off_center=0.0,
     ),
     "hippocampus": Task(
         Path("configs/hippocampus/kpconv.py"),
@@ -165,13 +169,15 @@ def config_of(data: str, labels: str, method: str, seed: int) -> TrainConfig:
     task = TASKS[data]
     base = load_config(task.config)
     few = labels != FULL
+    crop = base.data.crop.model_copy(update={"off_center": task.off_center})
+    seen = {"weak_labels": mask_of(data, labels, seed) if few else None, "crop": crop}
     change = {
         "name": f"{data}_{labels}_{method}",
         "seed": seed,
         "steps": task.steps,
         "time_limit": None,
         "method": (methods(task) | study(task))[method] if few else SupervisedConfig(),
-        "data": base.data.model_copy(update={"weak_labels": mask_of(data, labels, seed) if few else None}),
+        "data": base.data.model_copy(update=seen),
     }
     return base.model_copy(update=change)
 

@@ -210,16 +210,18 @@ def training_items(config: TrainConfig, parts: list[ScenePart], contract: Featur
     """What the network is trained on: windows of pixels for a network on images, else crops of voxels."""
     data, method = config.data, config.method
     views = method.views if isinstance(method, ConsistencyConfig) else None
-    anywhere = data.crop.model_copy(update={"balanced": 0.0})  # where labels are is not to be seen in the others
+    crop = data.labelled_crop
+    # Where labels are is not to be seen in the others.
+    anywhere = crop.model_copy(update={"balanced": 0.0, "off_center": 0.0})
     unlabelled = None
     if config.model.on_grid:
-        labelled = WindowDataset(parts, contract, data.crop, data.augment, seed=config.seed)
+        labelled = WindowDataset(parts, contract, crop, data.augment, seed=config.seed)
         if views is not None:
             geometry = geometry_of(views.weak or data.augment)
             unlabelled = WindowDataset(parts, contract, anywhere, geometry, seed=config.seed + UNLABELLED_SEED)
     else:
         voxels = [VoxelScene.build(part.scene, contract, config.model.voxel_size, rows=part.chosen) for part in parts]
-        labelled = CropDataset(voxels, contract, data.crop, data.augment, seed=config.seed)
+        labelled = CropDataset(voxels, contract, crop, data.augment, seed=config.seed)
         if views is not None:
             unlabelled = CropDataset(voxels, contract, anywhere, seed=config.seed + UNLABELLED_SEED)
     return StreamDataset(

@@ -1,4 +1,4 @@
-"""Satellite images of Dubai as clouds of pixels, few labels: soft self-labelling by collision divergence on the nearest cells."""
+"""Satellite images of Dubai as clouds of pixels, few labels: soft self-labelling on the nearest cells."""
 
 from pathlib import Path
 

@@ -26,7 +26,7 @@ def config() -> c.TrainConfig:
             things=tuple(category.name for category in categories if category.isthing),
             label_map={category.id: index for index, category in enumerate(categories)},
             features=("color",),
-            crop=c.CropConfig(window=160, balanced=1.0),
+            crop=c.CropConfig(window=160, off_center=0.0),
             weak_labels=Path("data/weak/coco_excerpt_clicks.npz"),
         ),
         model=c.DeepLabConfig(backbone="resnet50", encoder=SHALLOW, decoder_channels=64),

@@ -23,7 +23,7 @@ def config() -> TrainConfig:
             class_names=("background", "anterior", "posterior"),
             label_map={0: 0, 1: 1, 2: 2},
             features=("signal_normalized",),
-            crop=CropConfig(shape="sphere", max_voxels=8000, off_center=0.6),
+            crop=CropConfig(shape="sphere", max_voxels=8000),
             augment=AugmentConfig(scale=(0.9, 1.1)),
         ),
         model=KPConvConfig(voxel_size=1.0, num_levels=4, width=32),

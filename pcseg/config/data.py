@@ -25,9 +25,10 @@ class CropConfig(Config):
     """No further from the centre than this; None: as far as ``max_voxels`` reach."""
     balanced: float = Field(default=1.0, ge=0, le=1)
     """Share of items around a voxel of a class drawn uniformly; the rest are around any voxel."""
-    off_center: float = Field(default=0.0, ge=0, lt=1)
-    """How far from that voxel the centre may lie, as a share of the crop's reach. With few labels 0 puts every label of
-    a rare class in the middle of its crop, and a network learns to look for the middle."""
+    off_center: float | None = Field(default=None, ge=0, lt=1)
+    """How far from that voxel the centre may lie, as a share of the crop's reach. With few labels and 0 a rare class
+    has its labels in the middle of crops and nowhere else, and a network learns where the middle is. None: 0.6 with
+    ``weak_labels``, else 0."""
 
 
 class AugmentConfig(Config):
@@ -116,6 +117,16 @@ class DataConfig(Config):
         if missing:
             raise ValueError(f"label_map leads nowhere to {', '.join(missing)}")
         return self
+
+    @property
+    def labelled_crop(self) -> CropConfig:
+        """The crops with labels, ``off_center`` filled in; crops around any voxel are not moved."""
+        share = self.crop.off_center
+        if self.crop.balanced == 0:
+            share = 0.0
+        elif share is None:
+            share = 0.0 if self.weak_labels is None else 0.6
+        return self.crop.model_copy(update={"off_center": share})
 
     @property
     def is_thing(self) -> tuple[bool, ...]:

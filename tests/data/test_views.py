@@ -9,7 +9,7 @@ import torch
 
 from pcseg import IGNORE, ops
 from pcseg.batch import PointBatch, cat, offsets_of
-from pcseg.config import AugmentConfig, CropConfig
+from pcseg.config import AugmentConfig, CropConfig, DataConfig
 from pcseg.datasets.augment import augmented
 from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.scene_folder import Scene
@@ -129,6 +129,29 @@ def test_a_drawn_label_stands_anywhere_within_its_share_of_the_crop(scene, contr
     off = torch.cat([item.coords[item.labels == 1, :axes].norm(dim=1) for item in items])
     assert len(off) == 60 and len({int(item.rows[0]) for item in items}) > 5
     assert off.max() <= 0.6 * reach + 1e-4 and off.max() > 0.4 * reach and (off > 0.2 * reach).float().mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("crop", "weak", "share"),
+    [
+        ({}, None, 0.0),
+        ({}, "labels.npz", 0.6),
+        ({"off_center": 0.3}, None, 0.3),
+        ({"off_center": 0.0}, "labels.npz", 0.0),
+        ({"balanced": 0.0}, "labels.npz", 0.0),
+    ],
+)
+def test_few_labels_are_not_in_the_middle_unless_asked_for(crop, weak, share):
+    data = DataConfig(
+        root="data",
+        train_scenes=("a",),
+        class_names=("x", "y"),
+        label_map={0: 0, 1: 1},
+        crop=CropConfig(**crop),
+        weak_labels=weak,
+    )
+    assert data.labelled_crop.off_center == share
+    assert data.labelled_crop.model_dump(exclude={"off_center"}) == data.crop.model_dump(exclude={"off_center"})
 
 
 def test_a_radius_bounds_the_crop_in_the_plane_or_in_space(voxels, contract):
