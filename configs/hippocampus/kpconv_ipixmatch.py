@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from pcseg.config import IPixMatchConfig, TrainConfig
+from pcseg.config import AugmentConfig, IPixMatchConfig, TrainConfig, ViewsConfig
 from pcseg.config_file import load_config
 
-METHOD = IPixMatchConfig(threshold=0.95)
+STRONG = AugmentConfig(scale=(0.8, 1.25), jitter=0.2, feature_jitter=0.3)
+METHOD = IPixMatchConfig(threshold=0.9, teacher="average", views=ViewsConfig(strong=STRONG, mix="blocks"))
 
 
 def config() -> TrainConfig:

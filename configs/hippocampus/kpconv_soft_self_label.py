@@ -5,7 +5,14 @@ from pathlib import Path
 from pcseg.config import SoftSelfLabelConfig, TrainConfig
 from pcseg.config_file import load_config
 
-METHOD = SoftSelfLabelConfig(contrast={"signal_normalized": 0.0})
+METHOD = SoftSelfLabelConfig(
+    k=6,  # the voxels that share a face
+    contrast={"signal_normalized": 0.0},
+    unary_weight=1.0,
+    pairwise_weight=20.0,
+    solver_lr=0.02,
+    solver_steps=60,
+)
 
 
 def config() -> TrainConfig:
