@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
+
+GRACE = 10.0
+"""Seconds that the other processes of a run wait before they say what went wrong."""
 
 
 class InputError(ValueError):
@@ -15,15 +19,22 @@ def run_command(main: Callable[[], None]) -> None:
     """Run a command's ``main``: a user's mistake becomes one line on stderr and exit code 2, Ctrl-C exit code 130.
 
     Anything else is a defect of pcseg and keeps its traceback. ``PCSEG_TRACEBACK=1`` keeps every traceback.
+
+    Of several processes on a machine the first one speaks. What went wrong there mostly went wrong in all of them, and
+    a launcher ends the others as soon as one has ended; so they wait a little, and speak if they are still there.
     """
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     try:
         main()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if first:
+            print("interrupted", file=sys.stderr)
         sys.exit(130)
     except (InputError, OSError) as error:
         if os.environ.get("PCSEG_TRACEBACK") == "1":
             raise
+        if not first:
+            time.sleep(GRACE)
         print(f"error: {describe(error)}", file=sys.stderr)
         sys.exit(2)
 

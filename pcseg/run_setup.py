@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -46,15 +47,20 @@ from pcseg.methods.supervised import frequency_weights
 from pcseg.models import build_network, resolve_model
 from pcseg.optim import WeightAverage
 from pcseg.predictor import Predictor, choose_device
+from pcseg.processes import failing_together, tell
 from pcseg.pseudo.clusters import Clusters
 from pcseg.pseudo.target_survey import survey_targets
 from pcseg.pyramid import calibrate_max_neighbors
 from pcseg.train import FREE_TO_CHANGE
 from pcseg.trainer import Trainer
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 CALIBRATION_CROPS = 8
 CLUSTERING_CROPS = 16
 UNLABELLED_SEED = 2**40  # far from the seeds of runs
+PROCESS_SEED = 2**32
 
 
 def set_up(
@@ -65,52 +71,45 @@ def set_up(
     Raises:
         InputError: see :func:`pcseg.train.train`.
     """
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
-
-    protocol = Protocol.parse(config.eval_protocol)
-    former = None if fresh else _former(folder, config)
-    start = load_checkpoint(init) if init is not None and former is None else None
-    if former is None:
-        config = config.model_copy(update={"model": resolve_model(config.model)})
-    torch.manual_seed(config.seed)
-    chosen = choose_device(device)
-    accelerator = Accelerator(
-        cpu=chosen.type == "cpu",
-        mixed_precision=config.precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
-    reads = config.reads_labels
-    parts, held_out = training_parts(config.data, labels=reads), validation_parts(config.data)
-    _check_dimensions(config, parts)
-    check_trainable([part.scene for part in (*(parts if reads else ()), *held_out)], config.data.class_names)
-    contract = fitted_contract(config, parts, former or start)
-    items = training_items(config, parts, contract)
-    weak_labels = visible_labels(config.data, parts)
-    if weak_labels is not None and "lost" in weak_labels:
-        print(f"{config.data.weak_labels}: {describe_summary(weak_labels)}", file=sys.stderr)
-    if isinstance(config.method, PointPanopticConfig):
-        _tell_of_targets(config, parts, items)
-    if former is not None and former.card.weak_labels != weak_labels:
-        raise InputError(f"{folder}: holds an unfinished run that saw other labels; use --fresh or another --run")
-    card = former.card if former is not None else _card(config, items, contract)
-    card = card.model_copy(update={"weak_labels": weak_labels})
-    if former is not None:  # what may change is as it is asked for now
-        card = card.model_copy(update={"config": config.filled_from(card.config)})
-    config = card.config
-    classes = len(config.data.class_names)
-    model = build_network(config, card.in_channels, pretrained=former is None)
-    if start is not None:
-        _start_from(model, start, config)
-    average = WeightAverage(model, config.average, accelerator.device) if config.average else None
-    method = build_method(
-        config,
-        model,
-        contract=contract,
-        class_weights=_class_weights(config.loss, parts, classes),
-        average=None if average is None else average.weights,
-        clusters=_clusters(config, items),
-    )
+    accelerator = _accelerator(config, device)
+    with failing_together(accelerator.device):
+        protocol = Protocol.parse(config.eval_protocol)
+        former = None if fresh else _former(folder, config)
+        start = load_checkpoint(init) if init is not None and former is None else None
+        if former is None:
+            config = config.model_copy(update={"model": resolve_model(config.model)})
+        torch.manual_seed(config.seed)
+        reads = config.reads_labels
+        parts, held_out = training_parts(config.data, labels=reads), validation_parts(config.data)
+        _check_dimensions(config, parts)
+        check_trainable([part.scene for part in (*(parts if reads else ()), *held_out)], config.data.class_names)
+        contract = fitted_contract(config, parts, former or start)
+        items = training_items(config, parts, contract)
+        weak_labels = visible_labels(config.data, parts)
+        if weak_labels is not None and "lost" in weak_labels:
+            tell(f"{config.data.weak_labels}: {describe_summary(weak_labels)}")
+        if isinstance(config.method, PointPanopticConfig):
+            _tell_of_targets(config, parts, items)
+        if former is not None and former.card.weak_labels != weak_labels:
+            raise InputError(f"{folder}: holds an unfinished run that saw other labels; use --fresh or another --run")
+        card = former.card if former is not None else _card(config, items, contract)
+        card = card.model_copy(update={"weak_labels": weak_labels})
+        if former is not None:  # what may change is as it is asked for now
+            card = card.model_copy(update={"config": config.filled_from(card.config)})
+        config = card.config
+        classes = len(config.data.class_names)
+        model = build_network(config, card.in_channels, pretrained=former is None)
+        if start is not None:
+            _start_from(model, start, config)
+        average = WeightAverage(model, config.average, accelerator.device) if config.average else None
+        method = build_method(
+            config,
+            model,
+            contract=contract,
+            class_weights=_class_weights(config.loss, parts, classes),
+            average=None if average is None else average.weights,
+            clusters=_clusters(config, items),
+        )
 
     def evaluate(network: nn.Module) -> Evaluation:
         predictor = Predictor(card=trainer.described(), model=network, contract=contract, device=accelerator.device)
@@ -138,12 +137,32 @@ def set_up(
         folder=folder,
         accelerator=accelerator,
     )
-    if former is not None:
-        trainer.resume(former)
-        print(f"{folder}: goes on at step {trainer.step} of {config.steps}", file=sys.stderr)
-    elif accelerator.is_main_process:
-        write_config(config, folder / "config.yaml")
+    if accelerator.process_index:  # networks are drawn alike, but what is dropped in them is not
+        torch.manual_seed(config.seed + PROCESS_SEED * accelerator.process_index)
+    with failing_together(accelerator.device):
+        if former is not None:
+            trainer.resume(former)
+            tell(f"{folder}: goes on at step {trainer.step} of {config.steps}")
+        elif accelerator.is_main_process:
+            write_config(config, folder / "config.yaml")
     return trainer, conclude
+
+
+def _accelerator(config: TrainConfig, device: str) -> Accelerator:
+    """Meets the other processes of the run, where a launcher has started several."""
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+    # Which parameters a step uses depends on the method, on the progress and on the data of each process. Buffers are
+    # kept equal by the trainer. While the first process validates the others wait, longer than the usual ten minutes.
+    return Accelerator(
+        cpu=choose_device(device).type == "cpu",
+        mixed_precision=config.precision,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True),
+            InitProcessGroupKwargs(timeout=timedelta(days=1)),
+        ],
+    )
 
 
 def _tell_of_targets(config: TrainConfig, parts: list[ScenePart], items: StreamDataset) -> None:
@@ -151,7 +170,7 @@ def _tell_of_targets(config: TrainConfig, parts: list[ScenePart], items: StreamD
     data, method = config.data, config.method
     assert isinstance(method, PointPanopticConfig)
     for line in survey_targets(parts, items.labelled, data.is_thing, data.class_names, presence=method.presence):
-        print(f"targets: {line}", file=sys.stderr)
+        tell(f"targets: {line}")
 
 
 def _clusters(config: TrainConfig, items: StreamDataset) -> Clusters | None:
@@ -186,7 +205,7 @@ def _former(folder: Path, config: TrainConfig) -> Checkpoint | None:
         return None
     former = load_checkpoint(path)
     if former.card.finished:
-        print(f"{folder}: holds a finished run; it is trained anew", file=sys.stderr)
+        tell(f"{folder}: holds a finished run; it is trained anew")
         return None
     theirs, ours = former.card.config, config.filled_from(former.card.config)
     there, here = theirs.model_dump(mode="json"), ours.model_dump(mode="json")
@@ -290,6 +309,6 @@ def _start_from(model: nn.Module, start: Checkpoint, config: TrainConfig) -> Non
         raise InputError(f"{start.path}: is of another model: {'; '.join(other)}")
     same = start.card.config.data.class_names == config.data.class_names
     skipped = initialise_from(model, start, same_classes=same)
-    print(f"{start.path}: weights taken over; {len(skipped)} tensors are new", file=sys.stderr)
+    tell(f"{start.path}: weights taken over; {len(skipped)} tensors are new")
     for line in skipped:
-        print(f"  new: {line}", file=sys.stderr)
+        tell(f"  new: {line}")

@@ -14,6 +14,7 @@ from typing import Annotated
 from pcseg.config import TrainConfig
 from pcseg.config_file import leading_path, load_config, parse_command
 from pcseg.errors import InputError, run_command
+from pcseg.processes import leaving
 
 PROG = "python -m pcseg.train CONFIG"
 FREE_TO_CHANGE = ("save_every", "prefetch", "eval_every", "eval_protocol")
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, config = parse_command(TrainOptions, rest, default_config=load_config(path), prog=PROG)
     assert config is not None
     default = path if path.is_dir() else path.parent if path.name == "config.yaml" else Path("runs") / config.name
-    train(config, options.run or default, init=options.init, fresh=options.fresh, device=options.device)
+    with leaving():
+        train(config, options.run or default, init=options.init, fresh=options.fresh, device=options.device)
 
 
 def train(

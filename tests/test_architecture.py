@@ -31,7 +31,8 @@ GROUPS = (
     {"config", "config_file", "checkpoint"},
     {"label_map", "pyramid", "images", "segments", "io"},
     {"ops", "numpy_ops"},
-    {"batch", "errors", "ignore"},
+    {"batch", "processes"},
+    {"errors", "ignore"},
 )  # fmt: skip
 RANK = {name: rank for rank, group in enumerate(GROUPS) for name in group}
 

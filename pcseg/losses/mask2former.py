@@ -12,6 +12,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
 from pcseg.config import Mask2FormerConfig
 from pcseg.models.heads import MaskMaps
 from pcseg.models.mask2former import settings_of
+from pcseg.processes import num_processes, summed
 
 _OUTSIDE = -10.0  # a logit that costs nothing where the truth is "outside": softplus(-10) is 5e-5
 
@@ -22,18 +23,24 @@ def mask2former_loss(
     masks: Sequence[Sequence[Tensor]],  # of each group and image: (G, H, W) float, 0 or 1
     void: Sequence[Tensor],  # of each group: (b, H, W) bool, pixels without supervision
     config: Mask2FormerConfig,
+    *,
+    num_masks: float | None = None,
 ) -> Tensor:  # ()
     """Sum over the layers of cross entropy of the classes, and of cross entropy and Dice of the matched masks.
 
     Where more than half of a map's cell is void, its logits are replaced by "outside" and no mask is there, in
     matching and in learning alike: nothing is learnt there. What the map has beyond the image counts as void. Groups of
     images count by their numbers of images (classes) and of masks (masks), so that one group is Mask2Former's own loss
-    on it. Processes of a distributed run count their own masks.
+    on it.
+
+    Args:
+        num_masks: what the sums over masks are divided by, at least 1; None: the number of masks here. Of several
+            processes it is the mean over them (:func:`mean_num_masks`).
 
     Source: Cheng et al. 2022, Mask2Former; matching, sampling of points and terms are those of ``transformers``.
     """
     count = sum(len(group.images) for group in maps)
-    total = sum(len(named) for group in classes for named in group)
+    total = sum(len(named) for group in classes for named in group) if num_masks is None else num_masks
     terms = []
     for group, named, truth, unknown in zip(maps, classes, masks, void, strict=True):
         criterion = _Criterion(config, group.class_logits[0].shape[2] - 1, total).to(unknown.device)
@@ -52,13 +59,23 @@ def mask2former_loss(
     return torch.stack(terms).sum()
 
 
-class _Criterion(Mask2FormerLoss):
-    """The loss with the number of masks given: theirs is counted over processes, which may have groups differing in
-    number here, and would wait for each other."""
+def mean_num_masks(count: int, device: torch.device) -> float:
+    """The mean number of masks over the processes; each must ask, once a step, with its own number (0 as well).
 
-    def __init__(self, config: Mask2FormerConfig, num_classes: int, count: int):
+    The mean of the processes' gradients is then that of all masks alike, wherever they are.
+    """
+    if num_processes() == 1:
+        return float(count)
+    return float(summed(torch.tensor(float(count), device=device))) / num_processes()
+
+
+class _Criterion(Mask2FormerLoss):
+    """The loss with the number of masks given: theirs is counted over processes once a group of images, and processes
+    that differ in their number of groups would wait for each other for ever."""
+
+    def __init__(self, config: Mask2FormerConfig, num_classes: int, count: float):
         super().__init__(settings_of(config, num_classes), weight_dict={})
-        self.count = max(count, 1)
+        self.count = max(count, 1.0)
 
     def get_num_masks(self, class_labels: list[Tensor], device: torch.device) -> Tensor:  # pyright: ignore
-        return torch.tensor(float(self.count), device=device)
+        return torch.tensor(self.count, device=device)

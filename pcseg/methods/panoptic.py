@@ -75,8 +75,10 @@ def panoptic_loss(
 
 def _loss_on_maps(output: PanopticOutput, targets: list[Targets], config: Mask2FormerConfig) -> Tensor:
     """The loss of Mask2Former, whose masks are compared before they are brought to the pixels."""
-    from pcseg.losses.mask2former import mask2former_loss  # imports transformers
+    from pcseg.losses.mask2former import mask2former_loss, mean_num_masks  # imports transformers
 
+    # Before anything that depends on the data: every process must come here.
+    num_masks = mean_num_masks(sum(len(each) for each in targets), output.layers[0].class_logits.device)
     if not output.maps:  # no image has a pixel
         return sum((layer.class_logits.sum() * 0.0 for layer in output.layers), torch.zeros(()))
     groups = [[targets[image] for image in group.images] for group in output.maps]
@@ -84,7 +86,8 @@ def _loss_on_maps(output: PanopticOutput, targets: list[Targets], config: Mask2F
     for group, wanted in zip(output.maps, groups, strict=True):
         masks.append([each.masks.T.unflatten(1, group.size) for each in wanted])
         void.append(torch.stack([(each.of_row == IGNORE).view(group.size) for each in wanted]))
-    return mask2former_loss(output.maps, [[each.classes for each in wanted] for wanted in groups], masks, void, config)
+    classes = [[each.classes for each in wanted] for wanted in groups]
+    return mask2former_loss(output.maps, classes, masks, void, config, num_masks=num_masks)
 
 
 def _targets_of(rows: Tensor, targets: Targets) -> Tensor:  # (Q,) -> (Q,)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pcseg.batch import IGNORE
 from pcseg.models.layers import RowBatchNorm
+from pcseg.processes import summed
 
 NEVER = -1e9  # logit of a class that no row has shown yet
 
@@ -68,18 +68,14 @@ class Prototypes(nn.Module):
         feats: Tensor,  # (N, C) float
         labels: Tensor,  # (N,) int64 in [0, K) or IGNORE
     ) -> None:
-        """Move the prototypes towards the means of a batch's labelled rows."""
+        """Move the prototypes towards the means of a batch's labelled rows, of all processes together."""
         classes = len(self.centroids)
         rows = torch.nonzero(labels != IGNORE)[:, 0]
         member = labels[rows]
         # A product with the one-hot matrix adds rows in one order, whatever the device.
         one_hot = F.one_hot(member, classes).to(torch.float32)
-        sums = one_hot.T @ feats[rows].float()
-        counts = one_hot.sum(0)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            both = torch.cat([sums, counts.unsqueeze(1)], 1)
-            dist.all_reduce(both)
-            sums, counts = both[:, :-1], both[:, -1]
+        both = summed(torch.cat([one_hot.T @ feats[rows].float(), one_hot.sum(0).unsqueeze(1)], 1))
+        sums, counts = both[:, :-1], both[:, -1]
         present = (counts > 0).unsqueeze(1)
         means = sums / counts.clamp(min=1).unsqueeze(1)
         moved = self.momentum * self.centroids + (1 - self.momentum) * means
