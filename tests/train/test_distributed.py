@@ -141,7 +141,7 @@ def test_two_processes_are_one_that_accumulates(found):
 def test_every_method_keeps_processes_equal(found, name):
     """Now the one, now the other, now both have no labelled row; terms come and go with the progress."""
     first, second = found[f"method_{name}"]
-    assert first["step"] == second["step"] == 2 * STEPS
+    assert first["step"] == second["step"] == STEPS
     assert_same(first["state"], second["state"])
     assert all(torch.isfinite(value).all() for value in first["state"].values() if value.is_floating_point())
     assert first["moved"] == second["moved"]
