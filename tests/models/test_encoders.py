@@ -111,7 +111,7 @@ def test_a_run_and_its_resumption(kind, tmp_path):
     trainer, _ = set_up(config, run, init=None, fresh=False, device="cpu")
     started = trainer.model.state_dict()
     assert all(torch.equal(started[f"encoder.net.{name}"], value) for name, value in theirs.items())
-    trainer._save("last")
+    trainer._save_last()
     shutil.rmtree(folder)
     again, _ = set_up(config, run, init=None, fresh=False, device="cpu")
     assert again.config.model == trainer.config.model and again.config.model.encoder is not None
