@@ -4,7 +4,7 @@
     python -m benchmarks.label_efficiency --data ahn3 --labels 0.1pct --methods partial_ce erda --seeds 0 1 2
     python -m benchmarks.label_efficiency --tables                      # only the tables and the picture
     python -m benchmarks.label_efficiency --study --labels 0.1pct       # six relaxations x three couplings
-    python -m benchmarks.label_efficiency --tune --methods erda --change '{"momentum": 0.9}'  # for settings
+    python -m benchmarks.label_efficiency --tune --methods erda --change '{"momentum": 0.9}'  # on parts held out
 
 All methods of a table have the same network, steps, augmentation and labels; the seed draws labels and network alike.
 Data are prepared and labels drawn where they are missing. A run that was interrupted goes on where it was; one that has
@@ -57,13 +57,12 @@ class Task:
     steps: int
     labels: dict[str, tuple[str, ...]]
     """Recipe of ``python -m pcseg.weaken`` of each set of labels."""
-    held_out: tuple[tuple[str, ...], ...] = ()
-    """For settings: training scenes left out and scored, a fold each; none: a strip along x, and one along y."""
+    held_out: tuple[slice, ...] = ()
+    """For settings: which of ``train_scenes`` are left out and scored, a fold each; none: strips along x and y."""
     off_center: float | None = None
     """Of the crops (docs/decisions.md)."""
 
 
-HIPPOCAMPUS = load_config(Path("configs/hippocampus/kpconv.py")).data.train_scenes
 TASKS = {
     "ahn3": Task(
         Path("configs/ahn3/kpconv.py"),
@@ -79,14 +78,14 @@ TASKS = {
             "clicks": ("clicks", "--min-rows", "100"),
             "quarter": ("scenes", "--count", "14"),
         },
-        held_out=(("tile7_*",), ("tile2_*",)),
+        held_out=(slice(5, 6), slice(1, 2)),  # tiles 7 and 2
         off_center=0.0,
     ),
     "hippocampus": Task(
         Path("configs/hippocampus/kpconv.py"),
         800,
         {"0.1pct": ("ratio", "--ratio", "0.001")},
-        held_out=(HIPPOCAMPUS[::5], HIPPOCAMPUS[2::5]),
+        held_out=(slice(0, None, 5), slice(2, None, 5)),
     ),
 }
 
@@ -194,18 +193,12 @@ def run(args: Args, labels: str, method: str, seed: int) -> None:
 def tune(args: Args, labels: str, method: str) -> None:
     """One line: mIoU on the parts held out, in the order of seeds and parts, and their mean."""
     scored, task = [], TASKS[args.data]
-    folds = task.held_out or ("x", "y")
     for seed in args.seeds:
         prepare(task.config)
         change = json.loads(args.run_change) | {"method": json.loads(args.change)}
         values = merged(config_of(args.data, labels, method, seed).model_dump(mode="json"), change)
-        train_scenes = values["data"]["train_scenes"]
-        for fold in folds:
-            if isinstance(fold, str):
-                values["data"]["strip"] = {"axis": fold, "fraction": 0.22}
-            else:
-                kept = [name for name in train_scenes if name not in fold]
-                values["data"] |= {"train_scenes": kept, "val_scenes": list(fold)}
+        for fold in folds(task, values["data"]["train_scenes"]):
+            values["data"] |= fold
             key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
             folder = Path("runs/label_efficiency") / f"tune_{args.data}_{labels}_{method}_{key}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -218,6 +211,14 @@ def tune(args: Args, labels: str, method: str) -> None:
     print(
         f"tuned {args.data} {labels} {method} {args.change} {args.run_change}: {mean(scored):.4f}  {told}", flush=True
     )
+
+
+def folds(task: Task, train_scenes: list[str]) -> list[dict]:
+    """For each part that is held out, what of the data's config says so."""
+    if not task.held_out:
+        return [{"strip": {"axis": axis, "fraction": 0.22}} for axis in "xy"]
+    parts = [train_scenes[part] for part in task.held_out]
+    return [{"train_scenes": [n for n in train_scenes if n not in part], "val_scenes": part} for part in parts]
 
 
 def merged(values: dict, change: dict) -> dict:

@@ -73,9 +73,14 @@ def failing_together(device: torch.device) -> Iterator[None]:
         raise error
 
 
+def is_first() -> bool:
+    """The one process that writes and speaks for its run; known before they have found each other."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def tell(line: str) -> None:
     """A line on stderr, once and not once a process."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first():
         print(line, file=sys.stderr)
 
 

@@ -94,7 +94,7 @@ def set_up(
             raise InputError(f"{folder}: holds an unfinished run that saw other labels; use --fresh or another --run")
         card = former.card if former is not None else _card(config, items, contract)
         card = card.model_copy(update={"weak_labels": weak_labels})
-        if former is not None:  # what may change is as it is asked for now
+        if former is not None:  # settings that are free to change come from this command
             card = card.model_copy(update={"config": config.filled_from(card.config)})
         config = card.config
         classes = len(config.data.class_names)

@@ -14,7 +14,7 @@ from typing import Annotated
 from pcseg.config import TrainConfig
 from pcseg.config_file import leading_path, load_config, parse_command
 from pcseg.errors import InputError, run_command
-from pcseg.processes import leaving
+from pcseg.processes import is_first, leaving
 
 PROG = "python -m pcseg.train CONFIG"
 FREE_TO_CHANGE = ("save_every", "prefetch", "eval_every", "eval_protocol")
@@ -91,7 +91,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         InputError: a run is going on there.
     """
-    if int(os.environ.get("RANK", "0")):
+    if not is_first():
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -83,7 +83,9 @@ class CropDataset(Dataset[PointBatch]):
         rows = self._nearest(number, row)
         if not self.crop.off_center:
             return row, rows
-        coords = self.scenes[number].coords[:, : self._axes(number)]
+        coords = self.scenes[number].coords
+        if self.crop.shape == "column":
+            coords = coords[:, :2]
         distances = (coords[rows] - coords[row]).norm(dim=1)
         near = rows[distances <= self.crop.off_center * distances.max()]
         centre = int(near[torch.randint(len(near), (), generator=generator)])
@@ -99,10 +101,6 @@ class CropDataset(Dataset[PointBatch]):
             in_plane=self.crop.shape == "column",
         )
         return torch.from_numpy(near)
-
-    def _axes(self, number: int) -> int:
-        """Along which a crop's reach is measured."""
-        return 2 if self.crop.shape == "column" else self.scenes[number].coords.shape[1]
 
     def _drawn(self, generator: torch.Generator) -> int:
         """A voxel, counted through all scenes."""

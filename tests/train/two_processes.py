@@ -109,10 +109,7 @@ class Checks:
             return given(index)
 
         failing.item = item
-        try:
-            failing.run()
-        except Exception as error:
-            found["error"] = f"{type(error).__name__}: {error}"
+        found |= _failure(failing)
         torch.manual_seed(17)  # whatever the process did before must not matter
         going_on = self.trainer(config, f"{name}_resumed")
         found["start"] = going_on.step
@@ -146,11 +143,7 @@ class Checks:
             raise OSError(28, "No space left on device", "last.safetensors")
 
         trainer._write = write
-        try:
-            trainer.run()
-        except Exception as error:
-            return {"error": f"{type(error).__name__}: {error}", "step": trainer.step}
-        return {}
+        return _failure(trainer)
 
     def not_finite(self) -> Mapping[str, Any]:
         """A loss that is not a number on the second process only."""
@@ -164,11 +157,7 @@ class Checks:
             return found
 
         trainer.item = item
-        try:
-            trainer.run()
-        except Exception as error:
-            return {"error": f"{type(error).__name__}: {error}", "step": trainer.step}
-        return {}
+        return _failure(trainer)
 
     def time_limit(self) -> Mapping[str, Any]:
         """A run that ends by the clock, which tells each process another time."""
@@ -194,6 +183,15 @@ class Checks:
         loss.backward()
         return {"count": count, "loss": loss.detach(), "slope": maps.mask_logits[0].grad,
                 "none": mean_num_masks(0, torch.device("cpu"))}  # fmt: skip
+
+
+def _failure(trainer: Trainer) -> dict[str, Any]:
+    """Run to the error: what it says, and the step it came at; nothing where none came."""
+    try:
+        trainer.run()
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}", "step": trainer.step}
+    return {}
 
 
 def _bared(item: Mapping[str, PointBatch]) -> dict[str, PointBatch]:
