@@ -21,7 +21,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import get_args
 
 import tyro
 
@@ -35,14 +34,13 @@ from pcseg.config import (
     SupervisedConfig,
     TrainConfig,
 )
-from pcseg.config.method import Coupling
 from pcseg.config_file import load_config, write_config
 from pcseg.datasets.weak_labels import describe_summary
+from pcseg.ops.potts_descent import COUPLINGS
 from pcseg.ops.potts_energy import RELAXATIONS
 
 RESULTS, DOCUMENT = Path("benchmarks/results/label_efficiency"), Path("docs/results.md")
 PICTURE = Path("docs/label_efficiency.png")
-COUPLINGS: tuple[Coupling, ...] = get_args(Coupling)
 BEGIN, END = "<!-- tables: python -m benchmarks.label_efficiency -->", "<!-- end of few labels -->"
 BASELINE = "partial_ce"
 FULL = "full"

@@ -1,20 +1,27 @@
-"""Potts energy and its gradient over k-NN lists: the fused op against plain, chunked and compiled PyTorch."""
+"""Potts energy and its gradient over k-NN lists: the fused op against plain, chunked and compiled PyTorch.
+
+And the descent of soft labels on it: one kernel against a step after the other, from the fused gradient and PyTorch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from benchmarks.case import Case
 from benchmarks.clouds import Clouds
-from pcseg.ops import image_grid_edges, knn, potts_energy
+from pcseg.batch import IGNORE
+from pcseg.ops import GridEdges, image_grid_edges, knn, nearest_others, potts_energy
 from pcseg.ops.potts_energy import Relaxation
+from pcseg.pseudo.soft_labels import Pairwise, potts_on_edges, solve_soft_labels
 
-OPS = ("potts_energy",)
+OPS = ("potts_energy", "potts_descent")
 
 CLASSES, NEIGHBORS = 13, 16
+STEPS = 20
 CHUNK = 4096  # rows; the fastest of 1024, 4096 and 16384
 
 
@@ -28,6 +35,9 @@ def cases(clouds: Clouds) -> Iterator[Case]:
             yield one(name, neighbors, relaxation)
     edges = image_grid_edges(clouds.image(), 8)
     yield one("image, 8 neighbours", edges.neighbors, "cd", edges.edge_weight)
+    voxels = clouds.ahn3_voxels()
+    for classes in (3, 13, 20):
+        yield descent("ahn3, voxels", nearest_others(voxels, 8)[0], classes)
 
 
 def one(name: str, neighbors: Tensor, relaxation: Relaxation, edge_weight: Tensor | None = None) -> Case:
@@ -77,6 +87,34 @@ def one(name: str, neighbors: Tensor, relaxation: Relaxation, edge_weight: Tenso
         bytes_moved=rows * (4 * CLASSES + 12 * width + 4 + 4 * CLASSES),
         # A product and sum per class forward, and for the similarity and both ends backward.
         flops=rows * width * CLASSES * 2 * 4,
+        check=check,
+    )
+
+
+def descent(name: str, neighbors: Tensor, classes: int) -> Case:
+    """Twenty steps, the graph's making included."""
+    g = torch.Generator().manual_seed(0)
+    rows = len(neighbors)
+    log_probs = torch.log_softmax(torch.randn(rows, classes, generator=g), 1).to(neighbors.device)
+    labels = torch.where(torch.arange(rows) % 1000 == 0, torch.arange(rows) % classes, IGNORE).to(neighbors.device)
+    weight = torch.rand(neighbors.shape, generator=g).to(neighbors.device) / 2
+    fused = potts_on_edges(GridEdges(neighbors, weight), "cd")
+
+    def run(pairwise: Pairwise) -> Callable[[], Tensor]:
+        return lambda: solve_soft_labels(log_probs, labels, pairwise, steps=STEPS, lr=0.02).log_targets
+
+    ours, stepwise = run(fused), run(replace(fused, graph=None))
+
+    def check() -> None:
+        torch.testing.assert_close(ours().exp(), stepwise().exp(), rtol=0, atol=1e-4)
+
+    return Case(
+        op="potts_descent",
+        variant=f"soft labels, {STEPS} steps, cd, K = {classes}, k = {neighbors.shape[1]}",
+        input=name,
+        rows=rows,
+        ours=ours,
+        peers={"step by step": stepwise},
         check=check,
     )
 

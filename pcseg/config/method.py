@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 
 from pcseg.config.base import Config
 from pcseg.config.data import AugmentConfig
+from pcseg.ops.potts_descent import Coupling
 from pcseg.ops.potts_energy import Relaxation
 
 Alignment = Literal["kl_pq", "kl_qp", "js", "mse"]
-Coupling = Literal["ce", "rce", "cce"]
 RelationKind = Literal["kl", "correlation", "affinity"]
 
 

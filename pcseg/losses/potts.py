@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pcseg.config.method import Coupling
+from pcseg.ops.potts_descent import Coupling
 from pcseg.ops.potts_energy import RELAXATIONS, Relaxation
 
 LOG_FLOOR = -30.0  # a log-probability below counts as this: one-hot rows give large finite values

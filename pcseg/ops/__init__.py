@@ -13,6 +13,7 @@ from pcseg.ops.neighbor_max import neighbor_max
 from pcseg.ops.neighbor_search import PointIndex, knn, point_index, radius_search
 from pcseg.ops.norm_attention import norm_attention
 from pcseg.ops.norm_linear import norm_linear
+from pcseg.ops.potts_descent import PottsGraph, potts_descent, potts_graph
 from pcseg.ops.potts_energy import potts_energy, potts_energy_csr
 from pcseg.ops.segment_reduce import segment_reduce
 from pcseg.ops.vector_attention import (
@@ -28,6 +29,7 @@ __all__ = [
     "LocalGeometry",
     "PermutohedralLattice",
     "PointIndex",
+    "PottsGraph",
     "VoxelFeatures",
     "VoxelGrid",
     "attention_aggregate",
@@ -49,8 +51,10 @@ __all__ = [
     "norm_attention",
     "norm_linear",
     "point_index",
+    "potts_descent",
     "potts_energy",
     "potts_energy_csr",
+    "potts_graph",
     "radius_search",
     "segment_reduce",
     "vector_attention",

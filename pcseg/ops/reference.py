@@ -355,6 +355,40 @@ def potts_energy(
     return (pair * edge_weight).where(present, 0).sum(1)
 
 
+def potts_descent(
+    values: Tensor,  # (N, K)
+    log_probs: Tensor,  # (N, K)
+    labels: Tensor,  # (N,) int64
+    neighbors: Tensor,  # (N, k) int64
+    edge_weight: Tensor,  # (N, k)
+    relaxation: Literal["bl", "q", "nq", "cce", "cd", "lq"],
+    coupling: Literal["ce", "rce", "cce"],
+    *,
+    unary_weight: float,
+    pairwise_weight: float,
+    lr: float,
+    steps: int,
+) -> Tensor:  # (N, K)
+    """``pcseg.ops.potts_descent`` on the lists themselves, its gradient by autograd."""
+    held = (labels >= 0).unsqueeze(1)
+    one_hot = torch.full_like(values, -30.0).scatter(1, labels.clamp(min=0).unsqueeze(1), 0.0)
+    log_q = log_probs.clamp(min=-30)
+    for _ in range(steps):
+        leaf = values.detach().requires_grad_()
+        log_y = torch.where(held, one_hot, leaf.log_softmax(1))
+        if coupling == "ce":
+            coupled = -(log_y.exp() * log_q).sum(1)
+        elif coupling == "rce":
+            coupled = -(log_q.exp() * log_y).sum(1)
+        else:
+            coupled = -torch.log((log_y.exp() * log_q.exp()).sum(1))
+        energy = unary_weight * coupled.where(~held[:, 0], 0).sum()
+        energy = energy + pairwise_weight * potts_energy(log_y, neighbors, edge_weight, relaxation).sum()
+        (slope,) = torch.autograd.grad(energy, leaf)
+        values = leaf.detach() - lr * slope
+    return values
+
+
 def farthest_point_sample(
     coords: Tensor,  # (N, D)
     num_samples: int | Tensor,  # (B,) int64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,9 @@ from torch import Tensor
 from pcseg import ops
 from pcseg.batch import IGNORE
 from pcseg.losses.dense_potts import DenseRelaxation, dense_potts
-from pcseg.losses.potts import LOG_FLOOR, Coupling, coupling
+from pcseg.losses.potts import LOG_FLOOR, coupling
 from pcseg.ops import GridEdges
+from pcseg.ops.potts_descent import MOST_NUMBERS, Coupling
 from pcseg.ops.potts_energy import RELAXATIONS, Relaxation
 
 CHECKED_EVERY = 20  # steps: an energy costs about half as much as a step
@@ -28,6 +30,18 @@ class Pairwise:
 
     energy: PairwiseEnergy
     gradient: PairwiseGradient
+    graph: tuple[GridEdges, Relaxation] | None = None
+    """What the energy is made of, where that is a list of edges."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unary:
+    """What the soft labels of the rows are drawn to: ``weight`` times a coupling with the network's prediction."""
+
+    log_probs: Tensor  # (N, K), no less than LOG_FLOOR
+    labels: Tensor  # (N,) int64, IGNORE at the rows that move
+    kind: Coupling
+    weight: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +68,11 @@ def potts_on_edges(edges: GridEdges, relaxation: Relaxation) -> Pairwise:
         neighbors, weight = edges
         return torch.ops.pcseg.potts_energy_backward(ones, log_probs, neighbors, weight, None, code, True, False)[0]
 
-    return Pairwise(energy=lambda log_probs: ops.potts_energy(log_probs, *edges, relaxation).sum(), gradient=gradient)
+    return Pairwise(
+        energy=lambda log_probs: ops.potts_energy(log_probs, *edges, relaxation).sum(),
+        gradient=gradient,
+        graph=(edges, relaxation),
+    )
 
 
 def potts_on_lattice(lattice: ops.PermutohedralLattice, relaxation: DenseRelaxation) -> Pairwise:
@@ -103,42 +121,88 @@ def solve_soft_labels(
         raise ValueError(
             f"solve_soft_labels: labels must be ({len(log_probs)},), one a row of log_probs, got {tuple(labels.shape)}"
         )
-    # Classes first: along an axis of a few numbers torch takes ten times as long on a CPU.
-    log_q = log_probs.detach().clamp(min=LOG_FLOOR).T.contiguous()
-    q = log_q.exp()
-    seeds = torch.nonzero(labels != IGNORE)[:, 0]
-    at_seeds = _one_hot_logs(labels[seeds], log_probs).T
-    free = (labels == IGNORE).to(log_q)
+    log_probs = log_probs.detach().clamp(min=LOG_FLOOR)
+    unary = Unary(log_probs=log_probs, labels=labels, kind=kind, weight=unary_weight)
 
-    def targets(values: Tensor) -> Tensor:  # (K, N)
-        return torch.log_softmax(values, 0).index_copy_(1, seeds, at_seeds)
+    def targets(values: Tensor) -> Tensor:  # (N, K)
+        return _soft_labels(values.T.contiguous(), labels).T
 
     def energy(log_y: Tensor) -> Tensor:  # ()
-        unary = (free * coupling(log_y.T, log_q.T, kind)).sum()
-        return unary_weight * unary + pairwise_weight * pairwise.energy(log_y.T.contiguous())
+        coupled = torch.where(labels == IGNORE, coupling(log_y, log_probs, kind), 0.0).sum()
+        return unary_weight * coupled + pairwise_weight * pairwise.energy(log_y.contiguous())
 
-    values = log_q.clone()  # what becomes of those of the seeds has no effect
+    descend = _descent(unary, pairwise, pairwise_weight, lr)
+    values = log_probs.clone()  # what becomes of those of the seeds has no effect
     start = log_y = targets(values)
     first = latest = energy(start)
-    rows, slope = torch.empty_like(log_probs), torch.empty_like(log_q)
-    for step in range(1, steps + 1):
-        y = log_y.exp()
-        slope.copy_(pairwise.gradient(rows.copy_(log_y.T)).T).mul_(pairwise_weight)
-        slope.add_(_coupling_slope(y, q, log_q, kind), alpha=unary_weight)
-        # From logarithms to the free values: that y sums to 1 takes away the part along y.
-        values.add_(slope, alpha=-lr).addcmul_(y, slope.sum(0), value=lr)
+    for done in range(0, steps, CHECKED_EVERY if tolerance else max(steps, 1)):
+        count = min(CHECKED_EVERY, steps - done) if tolerance else steps
+        values = descend(values, count)
         log_y = targets(values)
-        if tolerance and step % CHECKED_EVERY == 0:
+        if tolerance and count == CHECKED_EVERY:
             before, latest = latest, energy(log_y)
             if bool(before - latest <= tolerance * (first - latest)):
                 break
     last = energy(log_y)
     better = last <= first
     return SoftLabels(
-        log_targets=torch.where(better, log_y, start).T,
+        log_targets=torch.where(better, log_y, start),
         first_energy=first,
         last_energy=torch.where(better, last, first),
     )
+
+
+def _descent(
+    unary: Unary, pairwise: Pairwise, pairwise_weight: float, lr: float
+) -> Callable[[Tensor, int], Tensor]:  # values (N, K), a number of steps -> values (N, K)
+    """One kernel for all steps where there is one; else a step after the other, from ops that every device has."""
+    log_probs = unary.log_probs
+    fused = log_probs.device.type == "cpu" and log_probs.dtype == torch.float32 and log_probs.numel() < MOST_NUMBERS
+    if pairwise.graph is None or not fused:
+        return partial(_descend, unary=unary, pairwise=pairwise, pairwise_weight=pairwise_weight, lr=lr)
+    edges, relaxation = pairwise.graph
+    graph = ops.potts_graph(*edges, unary.labels)
+
+    def descend(values: Tensor, steps: int) -> Tensor:
+        return ops.potts_descent(
+            *(values, log_probs, unary.labels, graph, relaxation, unary.kind),
+            unary_weight=unary.weight,
+            pairwise_weight=pairwise_weight,
+            lr=lr,
+            steps=steps,
+        )
+
+    return descend
+
+
+def _descend(
+    values: Tensor,  # (N, K)
+    steps: int,
+    *,
+    unary: Unary,
+    pairwise: Pairwise,
+    pairwise_weight: float,
+    lr: float,
+) -> Tensor:  # (N, K)
+    """``steps`` steps of gradient descent."""
+    log_q = unary.log_probs.T.contiguous()
+    q, values = log_q.exp(), values.T.contiguous()
+    rows, slope = torch.empty_like(unary.log_probs), torch.empty_like(log_q)
+    for _ in range(steps):
+        log_y = _soft_labels(values, unary.labels)
+        y = log_y.exp()
+        slope.copy_(pairwise.gradient(rows.copy_(log_y.T)).T).mul_(pairwise_weight)
+        slope.add_(_coupling_slope(y, q, log_q, unary.kind), alpha=unary.weight)
+        # From logarithms to the free values: that y sums to 1 takes away the part along y.
+        values.add_(slope, alpha=-lr).addcmul_(y, slope.sum(0), value=lr)
+    return values.T
+
+
+def _soft_labels(values: Tensor, labels: Tensor) -> Tensor:  # (K, N), (N,) -> (K, N)
+    """Logarithms, one-hot at the seeds. Along an axis of a few numbers torch takes ten times as long on a CPU."""
+    seeds = torch.nonzero(labels != IGNORE)[:, 0]
+    at_seeds = (1.0 - F.one_hot(labels[seeds], len(values)).T.to(values)) * LOG_FLOOR
+    return torch.log_softmax(values, 0).index_copy_(1, seeds, at_seeds)
 
 
 def _coupling_slope(y: Tensor, q: Tensor, log_q: Tensor, kind: Coupling) -> Tensor:  # (K, N) each
@@ -151,7 +215,3 @@ def _coupling_slope(y: Tensor, q: Tensor, log_q: Tensor, kind: Coupling) -> Tens
         both = y * q
         return both.div_(both.sum(0).clamp_(min=torch.finfo(y.dtype).tiny)).neg_()
     raise ValueError(f"solve_soft_labels: kind must be one of ce, rce, cce, got {kind!r}")
-
-
-def _one_hot_logs(labels: Tensor, like: Tensor) -> Tensor:  # (n,) -> (n, K)
-    return (1.0 - F.one_hot(labels, like.shape[1]).to(like)) * LOG_FLOOR

@@ -25,6 +25,7 @@ SOURCES = {
     "gaussian_filter": ("permutohedral_lattice", "gaussian_filter"),
     "neighbor_search": ("neighbor_search", "point_index", "point_order"),
     "potts_energy": ("potts_energy",),
+    "potts_descent": ("potts_graph", "potts_descent"),
     "text_numbers": ("text_numbers",),
     "farthest_point_sample": ("farthest_point_sample", "point_order"),
 }  # fmt: skip

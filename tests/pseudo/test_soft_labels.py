@@ -1,6 +1,7 @@
 """Soft labels on graphs whose answer is known, and the promise that no step raises the joint loss."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -118,6 +119,20 @@ def test_an_early_end():
     assert 0 <= float(early.last_energy - whole.last_energy) < 0.1 * fall
     assert (early.log_targets.argmax(1) == truth).float().mean() > 0.97
     assert torch.equal(solved(steps=10, tolerance=0.5).log_targets, solved(steps=10).log_targets)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.01])
+def test_one_kernel_and_step_after_step_agree(tolerance):
+    """What a CPU and what a GPU goes through."""
+    _, colors, logits, labels = noisy_picture()
+    fused = potts_on_edges(ops.image_grid_edges(colors.view(32, 32, 3), 8, 9.0), "cd")
+    stepwise = replace(fused, graph=None)
+    solved, again = (
+        solve_soft_labels(logits.log_softmax(1), labels, pairwise, steps=100, tolerance=tolerance)
+        for pairwise in (fused, stepwise)
+    )
+    torch.testing.assert_close(solved.log_targets.exp(), again.log_targets.exp(), atol=1e-4, rtol=0)
+    assert float(solved.last_energy) == pytest.approx(float(again.last_energy), rel=1e-4)
 
 
 def noisy_picture():
