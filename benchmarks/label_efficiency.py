@@ -325,7 +325,9 @@ def draw_picture(path: Path) -> None:
         if everything:
             axis.axvline(mean(everything), color="gray", linestyle="--")
             place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "rotation": 90}
-            axis.annotate("all labels", (mean(everything), 0.5), (-10, 0), va="center", color="gray", **place)
+            inwards = -7 if mean(everything) > mean(axis.get_xlim()) else 7
+            text = {"ha": "center", "va": "center", "color": "gray"}
+            axis.annotate("all labels", (mean(everything), 0.5), (inwards, 0), **text, **place)
         axis.set_title(f"{data}, {labels}", fontsize="medium")
         axis.set_xlabel("mIoU: seeds, and their mean")
         axis.grid(axis="x", alpha=0.3)

@@ -167,8 +167,7 @@ def run(variant: str, seed: int, args: Args) -> dict[str, Any]:
     result["train_seconds"] = predictor.card.train_seconds
     if variant != FULL:
         predictor, method = load_method(folder)
-        found = dict(pseudo_segments(predictor, method))
-        result["pseudo"] = score_segments(found, config.data).as_dict()
+        result["pseudo"] = score_segments(pseudo_segments(predictor, method), config.data).as_dict()
     return result
 
 

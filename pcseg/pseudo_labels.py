@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import Progress
 
 from pcseg.batch import IGNORE
 from pcseg.checkpoint import find_checkpoint, load_checkpoint
@@ -19,6 +22,7 @@ from pcseg.datasets.scene_part import ScenePart, open_sources, training_parts
 from pcseg.datasets.voxel_scene import VoxelScene
 from pcseg.errors import InputError, run_command
 from pcseg.io.atomic import replacing
+from pcseg.io.digest import sha256_of
 from pcseg.methods import build_method
 from pcseg.methods.point_panoptic import PointPanoptic
 from pcseg.metrics.panoptic import PanopticCounts, panoptic_counts
@@ -34,7 +38,8 @@ class PseudoLabelOptions:
     """Write the pseudo-labels of a run's training scenes: class and instance of every row."""
 
     out: Path | None = None
-    """Folder for NAME.npz with `labels` and `instances`, -1 where there is none."""
+    """Folder for NAME.npz with `labels` and `instances`, -1 where there is none, and the checkpoint's `sha256`. Files
+    of the same checkpoint are kept: a command that was stopped goes on where it was."""
     score: bool = False
     """Compare with all labels of the training scenes, those included that the run did not see."""
     device: Annotated[str, "auto, cpu, cuda"] = "auto"
@@ -46,25 +51,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.out is None and not options.score:
         raise InputError("nothing to do: name a folder with --out, or ask for --score")
     predictor, method = load_method(run, options.device)
-    found = dict(pseudo_segments(predictor, method))
-    if options.out is not None:
-        for name, segments in found.items():
-            _write(options.out / f"{name}.npz", segments, predictor.card.config.data.is_thing)
-    if options.score:
-        evaluation = score_segments(found, predictor.card.config.data)
+    data = predictor.card.config.data
+    checkpoint = sha256_of(find_checkpoint(run, ("last",)))
+
+    def segments_of(part: ScenePart) -> tuple[str, Segments]:
+        path = None if options.out is None else options.out / f"{part.scene.name}.npz"
+        segments = None if path is None else _stored(path, checkpoint, data.is_thing)
+        if segments is None:
+            segments = pseudo_labels_of(predictor, method, part)
+            if path is not None:
+                _write(path, segments, data.is_thing, checkpoint)
+        return part.scene.name, segments
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        parts = training_parts(data)
+        found = map(segments_of, progress.track(parts, description="pseudo-labels"))
+        evaluation = score_segments(found, data) if options.score else None
+        for _ in found:  # what scoring has not gone through
+            pass
+    if evaluation is not None:
         print(json.dumps(evaluation.as_dict(), indent=1))
         pq = evaluation.scores
         print(f"PQ {pq.overall.pq:.4f}  things {pq.things.pq:.4f}  stuff {pq.stuff.pq:.4f}")
 
 
-def score_segments(found: Mapping[str, Segments], data: DataConfig) -> PanopticEvaluation:
+def score_segments(found: Iterable[tuple[str, Segments]], data: DataConfig) -> PanopticEvaluation:
     """Compare segments of scenes, by name, with all labels of these, those that a mask file hides included.
 
     Raises:
         InputError: a scene without labels or instances.
     """
     counts = PanopticCounts.none(len(data.class_names))
-    for name, segments in found.items():
+    for name, segments in found:
         truth = true_segments(open_sources(data, [name])[0], data.is_thing)
         counts += panoptic_counts(segments, truth, len(data.class_names))
     return PanopticEvaluation(class_names=data.class_names, is_thing=data.is_thing, counts=counts, matches=None)
@@ -124,14 +143,26 @@ def _visible(predictor: Predictor, part: ScenePart) -> tuple[torch.Tensor, torch
     return voxels.labels, none if voxels.instances is None else voxels.instances
 
 
-def _write(path: Path, segments: Segments, is_thing: Sequence[bool]) -> None:
+def _write(path: Path, segments: Segments, is_thing: Sequence[bool], checkpoint: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             labels=segments.labels.astype(np.int16),
             instances=segments.instances(is_thing).astype(np.int32),
+            sha256=np.array(checkpoint),
         )
+
+
+def _stored(path: Path, checkpoint: str, is_thing: Sequence[bool]) -> Segments | None:
+    """What a whole file of the same checkpoint holds."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if str(arrays["sha256"]) != checkpoint:
+                return None
+            return Segments.from_rows(arrays["labels"], arrays["instances"], is_thing)
+    except (OSError, KeyError, ValueError, BadZipFile):
+        return None
 
 
 if __name__ == "__main__":

@@ -319,6 +319,23 @@ def test_pseudo_labels_are_written_and_scored(yard_run, yards, tmp_path, command
         assert set(np.unique(arrays["instances"])) - {IGNORE} <= set(range(5))
 
 
+def test_pseudo_labels_go_on_where_they_were(yard_run, tmp_path, command, monkeypatch):
+    asked = [yard_run, "--out", tmp_path / "out", "--score"]
+    whole = command(pseudo_labels.main, asked)
+    assert whole[0] == 0
+    files = sorted((tmp_path / "out").glob("*.npz"))
+    assert len(files) > 1
+    made, make = [], pseudo_labels.pseudo_labels_of
+    monkeypatch.setattr(pseudo_labels, "pseudo_labels_of", lambda *a: made.append(a[2].scene.name) or make(*a))
+    files[0].unlink()
+    assert command(pseudo_labels.main, asked)[:2] == whole[:2] and made == [files[0].stem]
+    arrays = dict(np.load(files[1]))
+    np.savez(files[1], **(arrays | {"sha256": "another checkpoint"}))
+    assert command(pseudo_labels.main, asked)[:2] == whole[:2] and made == [files[0].stem, files[1].stem]
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    assert command(pseudo_labels.main, asked)[:2] == whole[:2] and made[2:] == [files[0].stem]
+
+
 def test_evaluation_tells_of_segments(yard_run, command):
     code, out, _ = command(evaluate.main, [yard_run])
     metrics = json.loads((yard_run / "metrics.json").read_text())
