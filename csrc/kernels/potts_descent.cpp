@@ -55,11 +55,11 @@ struct Columns<0> {
 struct Others {
   F16 total = zero(), rest = zero(), half = zero();
 
-  template <class P>
-  PCSEG_INLINE Others(P&& p, int64_t columns) {
-    for (int64_t c = 0; c < columns; ++c) total = total + p(c);
+  template <class Columns>
+  PCSEG_INLINE Others(Columns& p, int64_t columns) {
+    for (int64_t c = 0; c < columns; ++c) total = total + p[c];
     half = total * F16::fill(0.5f);
-    for (int64_t c = 0; c < columns; ++c) rest = rest + where_above(p(c), half, zero(), p(c));
+    for (int64_t c = 0; c < columns; ++c) rest = rest + where_above(p[c], half, zero(), p[c]);
   }
   PCSEG_INLINE F16 of(F16 p) const { return where_above(p, half, rest, total - p); }
 };
@@ -70,23 +70,25 @@ struct Others {
 template <PottsEdge edge, int kChunks>
 class Descent {
  public:
-  Descent(const PottsDescent& a, Team& team)
+  explicit Descent(const PottsDescent& a)
       : a_(a),
         columns_((a.num_classes + (kGini ? 1 : 0) + 3) / 4 * 4),
         blocks_((a.num_rows + kRows - 1) / kRows),
         last_slot_(a.graph.first_slot[blocks_] - 1),
         values_(blocks_ * kRows * columns()),
-        probs_(blocks_ * kRows * columns()),
         target_(blocks_ * kRows * columns()),
         rate_(blocks_ * kRows),
-        tables_{AlignedArray<float>(blocks_ * kRows * columns()), AlignedArray<float>(blocks_ * kRows * columns())} {
+        norm_(blocks_ * kRows),
+        tables_{AlignedArray<float>(blocks_ * kRows * columns()), AlignedArray<float>(blocks_ * kRows * columns())} {}
+
+  void run(Team& team) {
     each_block(team, [&](int64_t b, Scratch& scratch) {
       read(b);
       normalize(b, tables_[0].data(), scratch);
     });
-    for (int64_t step = 0; step < a.num_steps; ++step)
+    for (int64_t step = 0; step < a_.num_steps; ++step)
       each_block(team, [&](int64_t b, Scratch& scratch) {
-        move(b, tables_[step % 2].data(), scratch);
+        descend(b, tables_[step % 2].data(), scratch);
         normalize(b, tables_[1 - step % 2].data(), scratch);
       });
     each_block(team, [&](int64_t b, Scratch&) { write(b); });
@@ -154,18 +156,17 @@ class Descent {
       sum = sum + p[c];
     }
     const F16 share = divide(one(), sum);
-    for (int64_t c = 0; c < columns(); ++c) {
+    for (int64_t c = 0; c < columns(); ++c)
       p[c] = max(F16::fill(is_class(c) ? kFloor : 0), p[c] * share);  // NaN stays
-      p[c].store(at(probs_, b, c));
-    }
     if (has_unit_rows(a_.relaxation)) {
       F16 squares = zero();
       for (int64_t c = 0; c < columns(); ++c) squares = multiply_add(p[c], p[c], squares);
-      const F16 scale = divide(one(), square_root(squares));
+      const F16 norm = square_root(squares), scale = divide(one(), norm);
+      norm.store(norm_.data() + b * kRows);
       for (int64_t c = 0; c < columns(); ++c) p[c] = p[c] * scale;
     }
     if constexpr (kGini) {
-      const Others others([&](int64_t c) { return p[c]; }, columns());
+      const Others others(p, columns());
       F16 gini = zero();
       for (int64_t c = 0; c < columns(); ++c) gini = multiply_add(p[c], others.of(p[c]), gini);
       for (int64_t c = 0; c < columns(); ++c)
@@ -175,7 +176,7 @@ class Descent {
   }
 
   // One step of a block's values, from the neighbours in a table.
-  void move(int64_t b, const float* table, Scratch& scratch) {
+  void descend(int64_t b, const float* table, Scratch& scratch) {
     Columns<kChunks>&grad = scratch.grad, &own = scratch.own, &other = scratch.other;
     const I16 width = I16::fill(static_cast<int32_t>(columns()));
     const auto gather = [&](const float* rows, I16 index, Columns<kChunks>& to) [[gnu::always_inline]] {
@@ -205,8 +206,16 @@ class Descent {
       for (int64_t c = 0; c < columns(); ++c) grad[c] = multiply_add(slope, other[c], grad[c]);
       if constexpr (kGini) slopes = slopes + slope;
     }
-    to_log_probs(b, own, slopes, grad);
-    descend(b, grad);
+    if constexpr (kGini)
+      for (int64_t c = 0; c < columns(); ++c)
+        if (c == a_.num_classes) own[c] = zero();
+    Columns<kChunks>& probs = has_unit_rows(a_.relaxation) ? other : own;
+    if (has_unit_rows(a_.relaxation)) {
+      const F16 norm = F16::load(norm_.data() + b * kRows);
+      for (int64_t c = 0; c < columns(); ++c) probs[c] = own[c] * norm;
+    }
+    to_log_probs(own, probs, slopes, grad);
+    take_step(b, probs, grad);
   }
 
   // Asks for the rows of a slot ahead: the list of slots goes on from block to block.
@@ -217,25 +226,26 @@ class Descent {
   }
 
   // From the gradient on table rows to that on the logarithms of probabilities, times the edges' weight.
-  PCSEG_INLINE void to_log_probs(int64_t b, Columns<kChunks>& own, F16 slopes, Columns<kChunks>& grad) {
-    const auto p = [&](int64_t c) { return F16::load(at(probs_, b, c)); };
+  PCSEG_INLINE void to_log_probs(Columns<kChunks>& own, Columns<kChunks>& probs, F16 slopes,
+                                 Columns<kChunks>& grad) const {
     if (has_unit_rows(a_.relaxation)) {
       F16 along = zero();
       for (int64_t c = 0; c < columns(); ++c) along = multiply_add(grad[c], own[c], along);
       for (int64_t c = 0; c < columns(); ++c) grad[c] = (grad[c] - along * own[c]) * own[c];
     } else if constexpr (kGini) {
-      const Others others(p, columns());
-      for (int64_t c = 0; c < columns(); ++c) grad[c] = multiply_add(slopes, others.of(p(c)), grad[c]) * p(c);
+      const Others others(probs, columns());
+      for (int64_t c = 0; c < columns(); ++c)
+        grad[c] = multiply_add(slopes, others.of(probs[c]), grad[c]) * probs[c];
     } else {
-      for (int64_t c = 0; c < columns(); ++c) grad[c] = grad[c] * p(c);
+      for (int64_t c = 0; c < columns(); ++c) grad[c] = grad[c] * probs[c];
     }
-    const F16 floor = F16::fill(kFloor), weight = F16::fill(a_.pairwise_weight);
-    for (int64_t c = 0; c < columns(); ++c) grad[c] = where_above(p(c), floor, grad[c] * weight, zero());
+    // A probability at the floor has been through a norm and back.
+    const F16 floor = F16::fill(kFloor * 1.00001f), weight = F16::fill(a_.pairwise_weight);
+    for (int64_t c = 0; c < columns(); ++c) grad[c] = where_above(probs[c], floor, grad[c] * weight, zero());
   }
 
   // Adds the coupling's gradient on the logarithms of probabilities, and takes a step.
-  PCSEG_INLINE void descend(int64_t b, Columns<kChunks>& grad) {
-    const auto p = [&](int64_t c) { return F16::load(at(probs_, b, c)); };
+  PCSEG_INLINE void take_step(int64_t b, Columns<kChunks>& probs, Columns<kChunks>& grad) {
     const auto target = [&](int64_t c) { return F16::load(at(target_, b, c)); };
     const F16 weight = F16::fill(-a_.unary_weight);
     if (a_.coupling == Coupling::rce) {
@@ -244,10 +254,10 @@ class Descent {
       F16 scale = weight;
       if (a_.coupling == Coupling::cce) {
         F16 both = zero();
-        for (int64_t c = 0; c < columns(); ++c) both = multiply_add(p(c), target(c), both);
+        for (int64_t c = 0; c < columns(); ++c) both = multiply_add(probs[c], target(c), both);
         scale = divide(weight, max(F16::fill(std::numeric_limits<float>::min()), both));
       }
-      for (int64_t c = 0; c < columns(); ++c) grad[c] = multiply_add(scale, p(c) * target(c), grad[c]);
+      for (int64_t c = 0; c < columns(); ++c) grad[c] = multiply_add(scale, probs[c] * target(c), grad[c]);
     }
     // From logarithms to the free values: that probabilities sum to 1 takes away the part along them.
     F16 total = zero();
@@ -255,24 +265,24 @@ class Descent {
     const F16 rate = F16::load(rate_.data() + b * kRows);
     for (int64_t c = 0; c < columns(); ++c) {
       float* values = at(values_, b, c);
-      (F16::load(values) - rate * (grad[c] - p(c) * total)).store(values);
+      (F16::load(values) - rate * (grad[c] - probs[c] * total)).store(values);
     }
   }
 
   const PottsDescent& a_;
   int64_t columns_, blocks_, last_slot_;
-  AlignedArray<float> values_, probs_, target_, rate_;
+  AlignedArray<float> values_, target_, rate_, norm_;
   AlignedArray<float> tables_[2];
 };
 
 template <PottsEdge edge>
 void run(const PottsDescent& a, Team& team) {
   switch ((a.num_classes + (edge == PottsEdge::log_product_gini ? 1 : 0) + 3) / 4) {
-    case 1: return void(Descent<edge, 1>(a, team));
-    case 2: return void(Descent<edge, 2>(a, team));
-    case 4: return void(Descent<edge, 4>(a, team));
-    case 5: return void(Descent<edge, 5>(a, team));
-    default: Descent<edge, 0>(a, team);
+    case 1: return Descent<edge, 1>(a).run(team);
+    case 2: return Descent<edge, 2>(a).run(team);
+    case 4: return Descent<edge, 4>(a).run(team);
+    case 5: return Descent<edge, 5>(a).run(team);
+    default: return Descent<edge, 0>(a).run(team);
   }
 }
 

@@ -11,27 +11,24 @@ namespace {
 namespace transpose_detail {
 
 using R = F16::Register;
-typedef float Quad __attribute__((vector_size(16)));
 constexpr int kQuads = F16::kRegisterLanes / 4;  // of a register
 using Order = std::make_index_sequence<F16::kRegisterLanes>;
 
-PCSEG_INLINE Quad load_quad(const float* p) {
-  Quad q;
-  std::memcpy(&q, p, sizeof q);
-  return q;
-}
-
-// Row 4 h + group of the register's rows, in its quad h.
+// Row 4 h + group of the register's rows, in its quad h. By instructions of the processor: from plain shuffles gcc makes
+// several where one inserts a quad from memory.
 PCSEG_INLINE R load_rows(const float* table, const int32_t* offset, int group) {
-  const auto quad = [&](int h) { return load_quad(table + offset[4 * h + group]); };
+  const auto at = [&](int h) { return table + offset[4 * h + group]; };
 #if defined(__AVX512F__)
-  const auto low = __builtin_shufflevector(quad(0), quad(1), 0, 1, 2, 3, 4, 5, 6, 7);
-  const auto high = __builtin_shufflevector(quad(2), quad(3), 0, 1, 2, 3, 4, 5, 6, 7);
-  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  __m512 rows = _mm512_castps128_ps512(_mm_loadu_ps(at(0)));
+  rows = _mm512_insertf32x4(rows, _mm_loadu_ps(at(1)), 1);
+  rows = _mm512_insertf32x4(rows, _mm_loadu_ps(at(2)), 2);
+  return (R)_mm512_insertf32x4(rows, _mm_loadu_ps(at(3)), 3);
 #elif defined(__AVX2__)
-  return __builtin_shufflevector(quad(0), quad(1), 0, 1, 2, 3, 4, 5, 6, 7);
+  return (R)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(at(0))), _mm_loadu_ps(at(1)), 1);
 #else
-  return quad(0);
+  R row;
+  std::memcpy(&row, at(0), sizeof row);
+  return row;
 #endif
 }
 
