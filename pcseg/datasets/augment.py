@@ -56,15 +56,13 @@ class Geometry:
         feats = feats.clone()
         dim = self.turn.shape[0]
         for feature, place in zip(contract.features, contract.slices.values(), strict=True):
-            mean = torch.tensor([channel.mean for channel in feature.channels])
-            std = torch.tensor([channel.std for channel in feature.channels])
             if feature.name == "height_above_ground" and dim == 3:
-                feats[:, place] = ((feats[:, place] * std + mean) * self.scale[2] - mean) / std
+                feats[:, place] = feature.scaled(feature.restored(feats[:, place]) * self.scale[2])
             elif feature.name == "normals" and len(feature.channels) == dim:
                 # A plane's normal stretches inversely to the plane.
-                normals = ((feats[:, place] * std + mean) @ self.turn.T) / self.scale
+                normals = (feature.restored(feats[:, place]) @ self.turn.T) / self.scale
                 length = normals.norm(dim=1, keepdim=True).clamp_min(1e-12)
-                feats[:, place] = (normals / length - mean) / std
+                feats[:, place] = feature.scaled(normals / length)
         return feats
 
 

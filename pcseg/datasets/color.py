@@ -134,18 +134,14 @@ def _peak(feature: Feature) -> float:
 
 def unit_colors(feats: Tensor, feature: Feature) -> Tensor:  # (N, 3) -> (N, 3) in [0, 1]
     """Red, green and blue as they were before the contract scaled them."""
-    mean = feats.new_tensor([channel.mean for channel in feature.channels])
-    std = feats.new_tensor([channel.std for channel in feature.channels])
-    values = feats * std + mean
+    values = feature.restored(feats)
     if feature.name == OPPONENT_COLOR:
         values = values @ _FROM_OPPONENT.to(feats).T
     return (values / _peak(feature)).clamp(0, 1)
 
 
 def _from_unit(rgb: Tensor, feature: Feature) -> Tensor:  # (N, 3) -> (N, 3)
-    mean = rgb.new_tensor([channel.mean for channel in feature.channels])
-    std = rgb.new_tensor([channel.std for channel in feature.channels])
     values = rgb * _peak(feature)
     if feature.name == OPPONENT_COLOR:
         values = values @ rgb.new_tensor(OPPONENT).T
-    return (values - mean) / std
+    return feature.scaled(values)

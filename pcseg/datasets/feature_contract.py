@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pcseg.datasets.columns import columns_of
 from pcseg.datasets.row_source import RowSource
 from pcseg.errors import InputError
+
+if TYPE_CHECKING:  # preparing data needs no torch
+    from torch import Tensor
 
 ONES = "ones"
 """The feature that is 1 everywhere: a network that is told nothing but positions needs one."""
@@ -55,6 +58,17 @@ class Feature(BaseModel):
     transform: Literal["none", "log1p", "unit"]
     """``log1p`` of echo strengths, which spread over decades; ``unit``: integers over the largest of their type."""
     channels: tuple[Channel, ...] = Field(min_length=1)
+
+    def scaled(self, values: Tensor) -> Tensor:  # (N, C) -> (N, C)
+        """Values in the feature's own unit as a network reads them; clipped values stay as they are."""
+        return (values - self._numbers("mean", values)) / self._numbers("std", values)
+
+    def restored(self, feats: Tensor) -> Tensor:  # (N, C) -> (N, C)
+        """What a network reads, in the feature's own unit."""
+        return feats * self._numbers("std", feats) + self._numbers("mean", feats)
+
+    def _numbers(self, name: Literal["mean", "std"], like: Tensor) -> Tensor:  # (C,)
+        return like.new_tensor([getattr(channel, name) for channel in self.channels])
 
 
 class FeatureContract(BaseModel):

@@ -95,9 +95,7 @@ class Surface:
         folds.
         """
         rows = batch.num_rows
-        mean, std = ([getattr(channel, name) for channel in self.feature.channels] for name in ("mean", "std"))
-        feats = batch.feats[:, self.channels].float()
-        normals = F.normalize(feats * feats.new_tensor(std) + feats.new_tensor(mean), dim=1)
+        normals = F.normalize(self.feature.restored(batch.feats[:, self.channels].float()), dim=1)
         found = normals.new_zeros(neighbors.shape)
         for place in range(neighbors.shape[1]):  # never (N, k, D) at once
             there = neighbors[:, place].clamp(max=max(0, rows - 1))

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.errors import InputError
@@ -46,6 +47,17 @@ def test_it_survives_json_and_refuses_what_is_no_contract(tmp_path):
         FeatureContract.from_values({"version": 2, "features": []}, where="x")
     with pytest.raises(ValueError, match="named twice"):
         FeatureContract.fit(("ones", "ones"), [town(tmp_path / "a")])
+
+
+def test_values_come_back_from_what_a_network_reads(tmp_path):
+    scene = write_scene(tmp_path / "a", np.zeros((300, 3)), color=np.arange(900, dtype=np.uint8).reshape(300, 3))
+    contract = FeatureContract.fit(("color",), [scene])
+    (feature,) = contract.features
+    feats = torch.from_numpy(contract.feats(scene))
+    color = torch.from_numpy(np.array(scene.column("color"))) / 255
+    clipped = [torch.tensor([getattr(c, side) for c in feature.channels]) for side in ("low", "high")]
+    torch.testing.assert_close(feature.restored(feats), color.clamp(*clipped))
+    torch.testing.assert_close(feature.scaled(feature.restored(feats)), feats)
 
 
 def test_a_missing_column_is_named_with_what_there_is(tmp_path):
