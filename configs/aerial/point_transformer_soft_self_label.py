@@ -6,8 +6,8 @@ from pcseg.config import SoftSelfLabelConfig, TrainConfig
 from pcseg.config_file import load_config
 
 METHOD = SoftSelfLabelConfig(
-    contrast={"color": 0.0}, unary_weight=1.0, pairwise_weight=20.0, solver_lr=0.02, solver_steps=60
-)
+    contrast={"color": 0.0}, unary_weight=1.0, pairwise_weight=0.5, solver_lr=0.02, solver_steps=60
+)  # a stronger pull smooths roads away
 
 
 def config() -> TrainConfig:
