@@ -3,7 +3,7 @@
     python -m benchmarks.label_efficiency                               # AHN3 at 0.1 % and at 20 labels a class
     python -m benchmarks.label_efficiency --data ahn3 --labels 0.1pct --methods partial_ce erda --seeds 0 1 2
     python -m benchmarks.label_efficiency --tables                      # only the tables and the picture
-    python -m benchmarks.label_efficiency --study --labels 0.1pct       # six relaxations x three couplings
+    python -m benchmarks.label_efficiency --study --labels 20           # six relaxations x three couplings
     python -m benchmarks.label_efficiency --tune --methods erda --change '{"momentum": 0.9}'  # on parts held out
 
 All methods of a table have the same network, steps, augmentation and labels; the seed draws labels and network alike.
@@ -64,13 +64,16 @@ class Task:
     """What else of a run differs from the config, with all labels too."""
 
 
+AHN3_LABELS = {"0.1pct": ("ratio", "--ratio", "0.001"), "20": ("points", "--count", "20")}
 TASKS = {
     "ahn3": Task(
         Path("configs/ahn3/kpconv.py"),
-        600,
-        {"0.1pct": ("ratio", "--ratio", "0.001"), "20": ("points", "--count", "20")},
+        250,
+        AHN3_LABELS,
         off_center=0.0,
+        run={"batch_size": 4, "average": 0.98},
     ),
+    "ahn3_one_crop": Task(Path("configs/ahn3/kpconv.py"), 600, AHN3_LABELS, off_center=0.0),
     "aerial": Task(
         Path("configs/aerial/point_transformer.py"),
         900,
@@ -251,7 +254,9 @@ def table(data: str, labels: str) -> list[str]:
         return []
     head = ["method", "seeds", "mIoU ± standard deviation", f"over {BASELINE}", *classes, "s of training"]
     lines.sort(key=lambda pair: -pair[0])
-    title = f"### {data}, labels `{labels}`: `{' '.join(task.labels[labels])}`, {task.steps} steps"
+    crops = task.run.get("batch_size", 1)
+    steps = f"{task.steps} steps of {crops} crop{'s' if crops > 1 else ''}"
+    title = f"### {data}, labels `{labels}`: `{' '.join(task.labels[labels])}`, {steps}"
     told = [] if seen is None else [f"Of one seed: {describe_summary(seen)}.", ""]
     return [title, "", *told, f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(text for _, text in lines), ""]
 
