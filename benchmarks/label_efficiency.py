@@ -53,7 +53,7 @@ class Task:
     """A data set, a network, and how its few labels are drawn."""
 
     config: Path
-    steps: int
+    """Of the baseline; the configs of methods lie beside it."""
     labels: dict[str, tuple[str, ...]]
     """Recipe of ``python -m pcseg.weaken`` of each set of labels."""
     held_out: tuple[slice, ...] = ()
@@ -61,22 +61,17 @@ class Task:
     off_center: float | None = None
     """Of the crops (docs/decisions.md)."""
     run: dict[str, Any] = field(default_factory=dict)
-    """What else of a run differs from the config, with all labels too."""
+    """What of a run differs from the config."""
 
 
+AHN3 = Path("configs/ahn3/kpconv_few_labels.py")
 AHN3_LABELS = {"0.1pct": ("ratio", "--ratio", "0.001"), "20": ("points", "--count", "20")}
+ONE_CROP = {"steps": 600, "batch_size": 1, "average": 0.99}
 TASKS = {
-    "ahn3": Task(
-        Path("configs/ahn3/kpconv.py"),
-        250,
-        AHN3_LABELS,
-        off_center=0.0,
-        run={"batch_size": 4, "average": 0.98},
-    ),
-    "ahn3_one_crop": Task(Path("configs/ahn3/kpconv.py"), 600, AHN3_LABELS, off_center=0.0),
+    "ahn3": Task(AHN3, AHN3_LABELS, off_center=0.0),
+    "ahn3_one_crop": Task(AHN3, AHN3_LABELS, off_center=0.0, run=ONE_CROP),
     "aerial": Task(
-        Path("configs/aerial/point_transformer.py"),
-        900,
+        Path("configs/aerial/point_transformer_few_labels.py"),
         {
             "scribbles": ("scribbles", "--min-rows", "100"),
             "clicks": ("clicks", "--min-rows", "100"),
@@ -86,11 +81,9 @@ TASKS = {
         off_center=0.0,
     ),
     "hippocampus": Task(
-        Path("configs/hippocampus/kpconv.py"),
-        250,
+        Path("configs/hippocampus/kpconv_few_labels.py"),
         {"0.1pct": ("ratio", "--ratio", "0.001")},
         held_out=(slice(0, None, 5), slice(2, None, 5)),
-        run={"batch_size": 8, "average": 0.97},  # with one crop a step, some eight labels, a run's luck decides
     ),
 }
 
@@ -119,7 +112,7 @@ def methods(task: Task) -> dict[str, MethodConfig]:
 
 def tuned(task: Task, name: str) -> MethodConfig:
     """Of the config that trains the task's network by a method; tuned on strips held out of the training part."""
-    return load_config(task.config.with_name(f"{task.config.stem}_{name}.py")).method
+    return load_config(task.config.with_name(task.config.name.replace("few_labels", name))).method
 
 
 def study(task: Task) -> dict[str, MethodConfig]:
@@ -178,7 +171,6 @@ def config_of(data: str, labels: str, method: str, seed: int) -> TrainConfig:
     change = {
         "name": f"{data}_{labels}_{method}",
         "seed": seed,
-        "steps": task.steps,
         "time_limit": None,
         "method": (methods(task) | study(task))[method] if few else SupervisedConfig(),
         "data": base.data.model_copy(update=seen),
@@ -250,15 +242,15 @@ def table(data: str, labels: str) -> list[str]:
         seconds = f"{mean(entry['train_seconds'] for entry in found):.0f}"
         cells = [name, str(len(found)), f"**{mean(scores):.4f}**{spread}", over(found, plain), *iou, seconds]
         lines.append((mean(scores), f"| {' | '.join(cells)} |"))
-    if not lines:
+    if seen is None:
         return []
     head = ["method", "seeds", "mIoU ± standard deviation", f"over {BASELINE}", *classes, "s of training"]
     lines.sort(key=lambda pair: -pair[0])
-    crops = task.run.get("batch_size", 1)
-    steps = f"{task.steps} steps of {crops} crop{'s' if crops > 1 else ''}"
+    run = load_config(task.config).model_copy(update=task.run)
+    steps = f"{run.steps} steps of {run.batch_size} crop{'s' if run.batch_size > 1 else ''}"
     title = f"### {data}, labels `{labels}`: `{' '.join(task.labels[labels])}`, {steps}"
-    told = [] if seen is None else [f"Of one seed: {describe_summary(seen)}.", ""]
-    return [title, "", *told, f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(text for _, text in lines), ""]
+    told = f"Of one seed: {describe_summary(seen)}."
+    return [title, "", told, "", f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(text for _, text in lines), ""]
 
 
 def over(found: list[dict], plain: dict[int, float]) -> str:

@@ -9,6 +9,5 @@ METHOD = ErdaConfig(temperature=0.1, momentum=0.98)  # 900 steps: a slower mean 
 
 
 def config() -> TrainConfig:
-    base = load_config(Path(__file__).with_name("point_transformer.py"))
-    data = base.data.model_copy(update={"weak_labels": Path("data/weak/aerial.npz")})
-    return base.model_copy(update={"name": "aerial_point_transformer_erda", "data": data, "method": METHOD})
+    base = load_config(Path(__file__).with_name("point_transformer_few_labels.py"))
+    return base.model_copy(update={"name": "aerial_point_transformer_erda", "method": METHOD})

@@ -10,6 +10,5 @@ METHOD = IPixMatchConfig(threshold=0.9, teacher="average", views=ViewsConfig(str
 
 
 def config() -> TrainConfig:
-    base = load_config(Path(__file__).with_name("point_transformer.py"))
-    data = base.data.model_copy(update={"weak_labels": Path("data/weak/aerial.npz")})
-    return base.model_copy(update={"name": "aerial_point_transformer_ipixmatch", "data": data, "method": METHOD})
+    base = load_config(Path(__file__).with_name("point_transformer_few_labels.py"))
+    return base.model_copy(update={"name": "aerial_point_transformer_ipixmatch", "method": METHOD})

@@ -11,6 +11,5 @@ METHOD = SoftSelfLabelConfig(
 
 
 def config() -> TrainConfig:
-    base = load_config(Path(__file__).with_name("point_transformer.py"))
-    data = base.data.model_copy(update={"weak_labels": Path("data/weak/aerial.npz")})
-    return base.model_copy(update={"name": "aerial_point_transformer_soft_self_label", "data": data, "method": METHOD})
+    base = load_config(Path(__file__).with_name("point_transformer_few_labels.py"))
+    return base.model_copy(update={"name": "aerial_point_transformer_soft_self_label", "method": METHOD})

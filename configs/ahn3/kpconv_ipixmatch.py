@@ -10,6 +10,5 @@ METHOD = IPixMatchConfig(threshold=0.95, teacher="average", views=ViewsConfig(st
 
 
 def config() -> TrainConfig:
-    base = load_config(Path(__file__).with_name("kpconv.py"))
-    data = base.data.model_copy(update={"weak_labels": Path("data/weak/ahn3.npz")})
-    return base.model_copy(update={"name": "ahn3_kpconv_ipixmatch", "data": data, "method": METHOD})
+    base = load_config(Path(__file__).with_name("kpconv_few_labels.py"))
+    return base.model_copy(update={"name": "ahn3_kpconv_ipixmatch", "method": METHOD})

@@ -9,6 +9,5 @@ METHOD = ErdaConfig(momentum=0.98, temperature=0.1)
 
 
 def config() -> TrainConfig:
-    base = load_config(Path(__file__).with_name("kpconv.py"))
-    data = base.data.model_copy(update={"weak_labels": Path("data/weak/hippocampus.npz")})
-    return base.model_copy(update={"name": "hippocampus_kpconv_erda", "data": data, "method": METHOD})
+    base = load_config(Path(__file__).with_name("kpconv_few_labels.py"))
+    return base.model_copy(update={"name": "hippocampus_kpconv_erda", "method": METHOD})

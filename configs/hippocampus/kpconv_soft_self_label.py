@@ -16,6 +16,5 @@ METHOD = SoftSelfLabelConfig(
 
 
 def config() -> TrainConfig:
-    base = load_config(Path(__file__).with_name("kpconv.py"))
-    data = base.data.model_copy(update={"weak_labels": Path("data/weak/hippocampus.npz")})
-    return base.model_copy(update={"name": "hippocampus_kpconv_soft_self_label", "data": data, "method": METHOD})
+    base = load_config(Path(__file__).with_name("kpconv_few_labels.py"))
+    return base.model_copy(update={"name": "hippocampus_kpconv_soft_self_label", "method": METHOD})

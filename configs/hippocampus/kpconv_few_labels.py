@@ -1,0 +1,14 @@
+"""Hippocampus: only the labels that a mask file shows; what methods are compared with."""
+
+from pathlib import Path
+
+from pcseg.config import TrainConfig
+from pcseg.config_file import load_config
+
+
+def config() -> TrainConfig:
+    base = load_config(Path(__file__).with_name("kpconv.py"))
+    data = base.data.model_copy(update={"weak_labels": Path("data/weak/hippocampus.npz")})
+    # One crop has some eight labels of 60,000 voxels a volume: a run's luck decides which.
+    change = {"name": "hippocampus_kpconv_few_labels", "data": data, "steps": 250, "batch_size": 8, "average": 0.97}
+    return base.model_copy(update=change)
