@@ -35,9 +35,9 @@ def cases(clouds: Clouds) -> Iterator[Case]:
             yield one(name, neighbors, relaxation)
     edges = image_grid_edges(clouds.image(), 8)
     yield one("image, 8 neighbours", edges.neighbors, "cd", edges.edge_weight)
-    voxels = clouds.ahn3_voxels()
+    nearest = nearest_others(clouds.ahn3_voxels(), 8)[0]
     for classes in (3, 13, 20):
-        yield descent("ahn3, voxels", nearest_others(voxels, 8)[0], classes)
+        yield descent("ahn3, voxels", nearest, classes)
 
 
 def one(name: str, neighbors: Tensor, relaxation: Relaxation, edge_weight: Tensor | None = None) -> Case:
