@@ -149,7 +149,7 @@ def config_of(variant: str, seed: int, args: Args) -> TrainConfig:
 
 
 def run(variant: str, seed: int, args: Args) -> dict[str, Any]:
-    from pcseg.datasets.scene_part import validation_parts
+    from pcseg.datasets.scene_part import training_parts, validation_parts
     from pcseg.panoptic_inference import evaluate_panoptic
     from pcseg.predictor import Predictor
     from pcseg.pseudo_labels import load_method, pseudo_segments, score_segments
@@ -167,7 +167,9 @@ def run(variant: str, seed: int, args: Args) -> dict[str, Any]:
     result["train_seconds"] = predictor.card.train_seconds
     if variant != FULL:
         predictor, method = load_method(folder)
-        result["pseudo"] = score_segments(pseudo_segments(predictor, method), config.data).as_dict()
+        result["pseudo"] = score_segments(
+            pseudo_segments(predictor, method, training_parts(config.data)), config.data
+        ).as_dict()
     return result
 
 

@@ -17,6 +17,7 @@ from pcseg.datasets.splits import SPLITS
 from pcseg.datasets.verify import verify_folder
 from pcseg.errors import InputError, describe
 from pcseg.io.atomic import replacing
+from pcseg.progress import progress_bar
 
 SKIPPED = 3
 """Exit code: something was skipped or is not as it should be, and the rest is done."""
@@ -298,13 +299,7 @@ def _verify(options: ReleaseOptions, layout: Layout) -> int:
 
 
 def _progress(outcomes: Iterable[Outcome], total: int, title: str, options: ReleaseOptions) -> Iterator[Outcome]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = options.quiet or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+    with progress_bar(quiet=options.quiet) as progress:
         task = progress.add_task(title, total=total)
         for outcome in outcomes:
             progress.update(task, advance=1, description=f"{title}: {outcome.name}")

@@ -18,6 +18,7 @@ from pcseg.errors import InputError, run_command
 from pcseg.inference import Protocol
 from pcseg.io.submission import Format, write_submission
 from pcseg.predictor import Predictor
+from pcseg.progress import progress_bar
 
 PROG = "python -m data_prep.submit RUN"
 
@@ -55,9 +56,6 @@ def submit_scene(predictor: Predictor, scene: Scene, options: SubmitOptions) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from rich.console import Console
-    from rich.progress import Progress
-
     model, rest = leading_path(argv, "a run folder or a checkpoint", SubmitOptions, prog=PROG)
     options, _ = parse_command(SubmitOptions, rest, prog=PROG)
     predictor = Predictor.load(model, options.device)
@@ -66,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{model}: reads {config.kind}; the benchmarks here are of scenes")
     scenes = find_scenes(options.data or config.root, options.scenes)
     options.out.mkdir(parents=True, exist_ok=True)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("segment", total=len(scenes))
         for scene in scenes:
             progress.update(task, description=f"segment {scene.name}")

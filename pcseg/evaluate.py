@@ -23,6 +23,7 @@ from pcseg.io.atomic import replacing
 from pcseg.metrics import Scores, confusion_matrix, matched, scores
 from pcseg.panoptic_inference import PanopticEvaluation, evaluate_panoptic
 from pcseg.predictor import DEFAULT_PROTOCOL, Predictor
+from pcseg.progress import progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -215,11 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _with_bar(predictor: Predictor, parts: Sequence[ScenePart], protocol: Protocol, projection: int) -> Evaluation:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("evaluate", total=sum(part.num_points for part in parts))
         return evaluate_scenes(
             predictor, parts, protocol, projection=projection, advance=lambda rows: progress.advance(task, rows)

@@ -21,6 +21,7 @@ from pcseg.feature_store import COLUMN, CloudFeatures, FeatureSource, ImageFeatu
 from pcseg.io.digest import sha256_of
 from pcseg.models.exported import SUFFIXES, load_exported
 from pcseg.predictor import Predictor, choose_device
+from pcseg.progress import progress_bar
 from pcseg.train import check_writable
 
 PROG = "python -m pcseg.features MODEL DATA"
@@ -129,14 +130,10 @@ def _store_all(
     network: FeatureSource, identity: dict[str, Any], sources: Sequence[RowSource], options: FeatureOptions
 ) -> int:
     """Number of scenes that could not be done; each is named."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     settings = {"votes": options.votes, "long_side": options.long_side, "features": list(options.features)}
     settings |= {"voxel_size": options.voxel_size, "tile_size": options.tile_size}
     failed = kept = 0
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar() as progress:
         for source in progress.track(sources, description="features"):
             folder = options.out / source.name
             recipe = identity | {"settings": settings, "source": _source_identity(source)}

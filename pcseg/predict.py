@@ -21,6 +21,7 @@ from pcseg.predict_image import ImageTargets
 from pcseg.predict_scan import ScanTargets
 from pcseg.predict_volume import VolumeTargets
 from pcseg.predictor import Predictor
+from pcseg.progress import progress_bar
 from pcseg.train import check_writable
 
 PROG = "python -m pcseg.predict MODEL IN..."
@@ -135,16 +136,12 @@ def _write_panoptic(predictor: Predictor, path: Path, results: Iterator[Panoptic
 
 
 def _predict_one(predictor: Predictor, path: Path, targets: Targets, options: PredictOptions) -> PanopticResult | None:
-    from rich.console import Console
-    from rich.progress import Progress
-
     kind, trained = kind_of(path), predictor.card.config.data.kind
     trained = "images" if trained == "panoptic" else trained  # pictures, with other labels
     if kind != trained:
         raise InputError(f"{path}: is no {_ONE[trained]}, and the network was trained on {_ONE[trained]}s")
     check_writable(targets.files[0].parent)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar() as progress:
         task = progress.add_task(f"predict {path.name}", total=None)
         counts, result = _segment(
             predictor,

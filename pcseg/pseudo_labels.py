@@ -11,8 +11,6 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
 from pcseg.batch import IGNORE
 from pcseg.checkpoint import find_checkpoint, load_checkpoint
@@ -28,6 +26,7 @@ from pcseg.methods.point_panoptic import PointPanoptic
 from pcseg.metrics.panoptic import PanopticCounts, panoptic_counts
 from pcseg.panoptic_inference import PanopticEvaluation, look, see_part, true_segments
 from pcseg.predictor import Predictor
+from pcseg.progress import progress_bar
 from pcseg.segments import Segments
 
 PROG = "python -m pcseg.pseudo_labels RUN"
@@ -52,21 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("nothing to do: name a folder with --out, or ask for --score")
     predictor, method = load_method(run, options.device)
     data = predictor.card.config.data
-    checkpoint = sha256_of(find_checkpoint(run, ("last",)))
-
-    def segments_of(part: ScenePart) -> tuple[str, Segments]:
-        path = None if options.out is None else options.out / f"{part.scene.name}.npz"
-        segments = None if path is None else _stored(path, checkpoint, data.is_thing)
-        if segments is None:
-            segments = pseudo_labels_of(predictor, method, part)
-            if path is not None:
-                _write(path, segments, data.is_thing, checkpoint)
-        return part.scene.name, segments
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    store = None
+    if options.out is not None:
+        store = _Store(options.out, sha256_of(find_checkpoint(run, ("last",))), data.is_thing)
+    with progress_bar() as progress:
         parts = training_parts(data)
-        found = map(segments_of, progress.track(parts, description="pseudo-labels"))
+        found = pseudo_segments(predictor, method, parts, store)
+        found = iter(progress.track(found, total=len(parts), description="pseudo-labels"))
         evaluation = score_segments(found, data) if options.score else None
         for _ in found:  # what scoring has not gone through
             pass
@@ -107,11 +98,22 @@ def load_method(run: Path, device: str = "auto") -> tuple[Predictor, PointPanopt
     return predictor, method.to(predictor.device).eval()
 
 
-def pseudo_segments(predictor: Predictor, method: PointPanoptic) -> Iterator[tuple[str, Segments]]:
-    """Name and pseudo-labels of each training scene, at every row; only the labels that the run saw are looked at."""
-    config = predictor.card.config
-    for part in training_parts(config.data):
-        yield part.scene.name, pseudo_labels_of(predictor, method, part)
+def pseudo_segments(
+    predictor: Predictor, method: PointPanoptic, parts: Iterable[ScenePart], store: _Store | None = None
+) -> Iterator[tuple[str, Segments]]:
+    """Name and pseudo-labels of each part, at every row; only the labels that the run saw are looked at.
+
+    Args:
+        store: where they are kept; what is there already is not made again.
+    """
+    for part in parts:
+        name = part.scene.name
+        segments = None if store is None else store.read(name)
+        if segments is None:
+            segments = pseudo_labels_of(predictor, method, part)
+            if store is not None:
+                store.write(name, segments)
+        yield name, segments
 
 
 def pseudo_labels_of(predictor: Predictor, method: PointPanoptic, part: ScenePart) -> Segments:
@@ -143,26 +145,38 @@ def _visible(predictor: Predictor, part: ScenePart) -> tuple[torch.Tensor, torch
     return voxels.labels, none if voxels.instances is None else voxels.instances
 
 
-def _write(path: Path, segments: Segments, is_thing: Sequence[bool], checkpoint: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            labels=segments.labels.astype(np.int16),
-            instances=segments.instances(is_thing).astype(np.int32),
-            sha256=np.array(checkpoint),
-        )
+@dataclass(frozen=True)
+class _Store:
+    """A file for each scene's pseudo-labels, as one checkpoint makes them."""
 
+    folder: Path
+    checkpoint: str
+    """Its SHA-256."""
+    is_thing: Sequence[bool]
 
-def _stored(path: Path, checkpoint: str, is_thing: Sequence[bool]) -> Segments | None:
-    """What a whole file of the same checkpoint holds."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if str(arrays["sha256"]) != checkpoint:
-                return None
-            return Segments.from_rows(arrays["labels"], arrays["instances"], is_thing)
-    except (OSError, KeyError, ValueError, BadZipFile):
-        return None
+    def read(self, name: str) -> Segments | None:
+        """What a whole file of the same checkpoint holds."""
+        try:
+            with np.load(self._path(name), allow_pickle=False) as arrays:
+                if str(arrays["sha256"]) != self.checkpoint:
+                    return None
+                return Segments.from_rows(arrays["labels"], arrays["instances"], self.is_thing)
+        except (OSError, KeyError, ValueError, BadZipFile):
+            return None
+
+    def write(self, name: str, segments: Segments) -> None:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                labels=segments.labels.astype(np.int16),
+                instances=segments.instances(self.is_thing).astype(np.int32),
+                sha256=np.array(self.checkpoint),
+            )
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npz"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pcseg.datasets.weak_draw import draw_labels
 from pcseg.datasets.weak_labels import WeakLabels, describe_summary
 from pcseg.datasets.weak_recipes import RECIPES, ClicksRecipe, Recipe, ScenesRecipe, ScribblesRecipe
 from pcseg.errors import InputError, run_command
+from pcseg.progress import progress_bar
 
 PROG = "python -m pcseg.weaken CONFIG RECIPE"
 RADIUS_IN_VOXELS = 5.0
@@ -176,11 +177,7 @@ def _voxel_size(config: TrainConfig, given: float | None) -> float | None:
 
 
 def _drawn(sources: Sequence[RowSource], recipe: Recipe, seed: int, voxel_size: float | None) -> WeakLabels:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("weaken", total=len(sources))
         return draw_labels(
             sources,

@@ -32,7 +32,7 @@ GROUPS = (
     {"label_map", "pyramid", "images", "segments", "io"},
     {"ops", "numpy_ops"},
     {"batch", "processes"},
-    {"errors", "ignore"},
+    {"errors", "ignore", "progress"},
 )  # fmt: skip
 RANK = {name: rank for rank, group in enumerate(GROUPS) for name in group}
 

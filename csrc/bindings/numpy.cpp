@@ -65,7 +65,7 @@ void check_offsets(const char* op, const Offsets& offsets, int64_t rows) {
   const int64_t *o = offsets.data(), clouds = offsets.size() - 1;
   bool ascending = o[0] == 0 && o[clouds] == rows;
   for (int64_t b = 0; b < clouds; ++b) ascending &= o[b] <= o[b + 1];
-  expect(ascending, op, "offsets must ascend and run from 0 to the number of rows");
+  expect(ascending, op, "offsets must ascend from 0 to the number of rows");
 }
 
 template <class T>

@@ -31,16 +31,6 @@ inline Parallel torch_threads() {
 // The checks here guard memory; messages for users come from the Python face.
 inline void expect(bool ok, const char* op, const char* what) { STD_TORCH_CHECK(ok, "pcseg::", op, ": ", what); }
 
-// (B + 1,) int64 on the CPU, contiguous, ascending from 0 to the number of rows.
-inline void expect_cloud_offsets(const Tensor& offsets, int64_t rows, const char* op) {
-  expect(offsets.dim() == 1 && offsets.size(0) >= 1, op, "offsets must be (B + 1,)");
-  expect(offsets.scalar_type() == ScalarType::Long, op, "offsets must be int64");
-  const int64_t* o = static_cast<const int64_t*>(offsets.data_ptr());
-  const int64_t clouds = offsets.size(0) - 1;
-  for (int64_t b = 0; b < clouds; ++b) expect(o[b] <= o[b + 1], op, "offsets must ascend");
-  expect(o[0] == 0 && o[clouds] == rows, op, "offsets must run from 0 to the number of rows");
-}
-
 template <class T>
 const T* data(const Tensor& t) {
   return static_cast<const T*>(t.data_ptr());
@@ -48,6 +38,18 @@ const T* data(const Tensor& t) {
 template <class T>
 T* mutable_data(Tensor& t) {
   return static_cast<T*>(t.data_ptr());
+}
+
+// (B + 1,) int64 on the CPU, contiguous, ascending from 0 to the number of what they divide.
+inline void expect_offsets(const Tensor& offsets, int64_t end, const char* op, const char* name = "offsets",
+                           const char* divided = "rows") {
+  const bool right_type = offsets.dim() == 1 && offsets.size(0) >= 1 && offsets.scalar_type() == ScalarType::Long;
+  STD_TORCH_CHECK(right_type, "pcseg::", op, ": ", name, " must be (B + 1,) int64");
+  const int64_t* o = data<int64_t>(offsets);
+  const int64_t last = offsets.size(0) - 1;
+  bool ascending = o[0] == 0 && o[last] == end;
+  for (int64_t b = 0; b < last; ++b) ascending &= o[b] <= o[b + 1];
+  STD_TORCH_CHECK(ascending, "pcseg::", op, ": ", name, " must ascend from 0 to the number of ", divided);
 }
 
 inline Tensor empty_like_device(const Tensor& like, std::vector<int64_t> sizes, ScalarType type) {

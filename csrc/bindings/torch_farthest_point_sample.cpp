@@ -28,7 +28,7 @@ Tensor farthest_point_sample(Tensor coords, Tensor offsets, Tensor sample_offset
   for (Tensor* t : {&coords, &offsets, &sample_offsets, &start}) *t = torch::stable::contiguous(*t);
   expect(coords.dim() == 2 && coords.size(1) >= 1 && coords.size(1) <= 8, op, "coords must be (N, 1 to 8)");
   expect(coords.size(0) < INT32_MAX, op, "at most 2^31 - 2 rows");
-  expect_cloud_offsets(offsets, coords.size(0), op);
+  expect_offsets(offsets, coords.size(0), op);
   const int64_t clouds = offsets.size(0) - 1;
   expect(sample_offsets.dim() == 1 && sample_offsets.size(0) == clouds + 1 && start.dim() == 1 &&
              start.size(0) == clouds && sample_offsets.scalar_type() == ScalarType::Long &&

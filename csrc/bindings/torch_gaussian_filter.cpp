@@ -31,7 +31,7 @@ LatticeTensors permutohedral_lattice(Tensor positions, Tensor offsets) {
   positions = torch::stable::contiguous(positions);
   offsets = torch::stable::contiguous(offsets);
   expect_lattice_positions(positions, op);
-  expect_cloud_offsets(offsets, positions.size(0), op);
+  expect_offsets(offsets, positions.size(0), op);
   return positions.scalar_type() == ScalarType::Float ? build<float>(positions, offsets)
                                                       : build<double>(positions, offsets);
 }

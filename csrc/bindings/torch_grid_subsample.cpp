@@ -45,7 +45,7 @@ GridTensors grid_subsample(Tensor coords, double voxel_size, Tensor offsets) {
   expect(coords.size(0) < int64_t{1} << 31, op, "at most 2^31 - 1 points in one call");
   expect(coords.scalar_type() == ScalarType::Float || coords.scalar_type() == ScalarType::Double, op,
          "coords must be float32 or float64");
-  expect_cloud_offsets(offsets, coords.size(0), op);
+  expect_offsets(offsets, coords.size(0), op);
   const int64_t points = coords.size(0);
 
   Tensor voxel_of_point = empty_like_device(coords, {points}, ScalarType::Long);

@@ -34,8 +34,8 @@ Tensor height_above_minimum(Tensor coords, double cell_size, Tensor cell_of_poin
   expect(type == ScalarType::Float || type == ScalarType::Double, op, "coords must be float32 or float64");
   const int64_t points = coords.size(0);
   expect(cell_of_point.size(0) == points && order.size(0) == points, op, "the grid must be one of coords");
-  expect_cloud_offsets(point_offsets, points, op);
-  expect_cloud_offsets(cloud_offsets, point_offsets.size(0) - 1, op);
+  expect_offsets(point_offsets, points, op);
+  expect_offsets(cloud_offsets, point_offsets.size(0) - 1, op);
   Tensor height = empty_like_device(coords, {points}, type);
   const bool valid = type == ScalarType::Float
                          ? run<float>(coords, cell_size, cell_of_point, order, point_offsets, cloud_offsets, height)

@@ -22,8 +22,8 @@ struct Clouds {
     expect(query.size(1) >= 1 && query.size(1) <= 8, op, "D must be in 1..8");
     expect(query.scalar_type() == support.scalar_type(), op, "query and support must have one dtype");
     expect(query.size(0) < INT32_MAX && support.size(0) < INT32_MAX, op, "at most 2^31 - 2 rows");
-    expect_cloud_offsets(query_offsets, query.size(0), op);
-    expect_cloud_offsets(support_offsets, support.size(0), op);
+    expect_offsets(query_offsets, query.size(0), op);
+    expect_offsets(support_offsets, support.size(0), op);
     expect(query_offsets.size(0) == support_offsets.size(0), op, "query and support must have one number of clouds");
     expect(k >= 1, op, "at least one neighbour");
     if (!index) return;

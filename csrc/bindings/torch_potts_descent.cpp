@@ -47,17 +47,14 @@ std::tuple<Tensor, Tensor, Tensor> potts_graph(Tensor neighbors, Tensor edge_wei
 
 void expect_graph(const Tensor& first_slot, const Tensor& other, const Tensor& weight, int64_t rows, const char* op) {
   const int64_t blocks = (rows + kPottsBlock - 1) / kPottsBlock;
-  expect(first_slot.dim() == 1 && first_slot.size(0) == blocks + 1 && first_slot.scalar_type() == ScalarType::Long, op,
-         "first_slot must be (blocks of sixteen rows + 1,) int64");
+  expect(first_slot.dim() == 1 && first_slot.size(0) == blocks + 1, op,
+         "first_slot must be (blocks of sixteen rows + 1,)");
   expect(other.dim() == 2 && other.size(1) == kPottsBlock && other.scalar_type() == ScalarType::Int, op,
          "other must be (S, 16) int32");
   expect(weight.dim() == 2 && weight.size(1) == kPottsBlock && weight.size(0) == other.size(0) &&
              weight.scalar_type() == ScalarType::Float,
          op, "weight must be (S, 16) float32");
-  const int64_t* first = data<int64_t>(first_slot);
-  bool ascending = first[0] == 0 && first[blocks] == other.size(0);
-  for (int64_t b = 0; b < blocks; ++b) ascending &= first[b] <= first[b + 1];
-  expect(ascending, op, "first_slot must ascend from 0 to S");
+  expect_offsets(first_slot, other.size(0), op, "first_slot", "slots");
   const int32_t* o = data<int32_t>(other);
   bool inside = true;
   for (int64_t e = 0; e < other.numel(); ++e) inside &= 0 <= o[e] && o[e] < blocks * kPottsBlock;

@@ -3,22 +3,16 @@
 namespace pcseg::bindings {
 namespace {
 
-void expect_offsets(const PottsInputs& in, const char* op) {
-  if (!in.edge_offsets) return;
-  const int64_t* o = data<int64_t>(*in.edge_offsets);
-  const int64_t rows = in.log_probs.size(0);
-  bool ascending = true;
-  for (int64_t i = 0; i < rows; ++i) ascending &= o[i] <= o[i + 1];
-  expect(ascending && o[0] == 0 && o[rows] == in.edge_index.size(0), op,
-         "edge_offsets must ascend from 0 to the number of edges");
+void check(PottsInputs& in, const char* op) {
+  in.check(op);
+  if (in.edge_offsets) expect_offsets(*in.edge_offsets, in.edge_index.size(0), op, "edge_offsets", "edges");
 }
 
 Tensor potts_energy(Tensor log_probs, Tensor edge_index, Tensor edge_weight, MaybeTensor edge_offsets,
                     int64_t relaxation) {
   constexpr auto op = "potts_energy";
   PottsInputs in{log_probs, edge_index, edge_weight, edge_offsets, relaxation};
-  in.check(op);
-  expect_offsets(in, op);
+  check(in, op);
   Tensor energy = empty_like_device(in.log_probs, {in.log_probs.size(0)}, in.log_probs.scalar_type());
   const bool inside = in.log_probs.scalar_type() == ScalarType::Float
                           ? run_potts_energy<float>(in.kernel<float>(), mutable_data<float>(energy), torch_threads())
@@ -32,8 +26,7 @@ std::tuple<Tensor, Tensor> potts_energy_backward(Tensor grad_energy, Tensor log_
                                                  bool need_probs, bool need_weight) {
   constexpr auto op = "potts_energy_backward";
   PottsInputs in{log_probs, edge_index, edge_weight, edge_offsets, relaxation};
-  in.check(op);
-  expect_offsets(in, op);
+  check(in, op);
   PottsOutputs out(in, grad_energy, need_probs, need_weight, op);
   if (in.log_probs.scalar_type() == ScalarType::Float)
     run_potts_energy_backward<float>(in.kernel<float>(), out.kernel<float>(), torch_threads());

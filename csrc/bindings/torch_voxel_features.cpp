@@ -47,7 +47,7 @@ std::tuple<Tensor, Tensor, Tensor> voxel_features(Tensor coords, std::optional<T
   expect_rows(order, 1, points, "order must be (N,)");
   expect(voxel_of_point.scalar_type() == ScalarType::Long, op, "voxel_of_point must be int64");
   expect(order.scalar_type() == ScalarType::Long, op, "order must be int64");
-  expect_cloud_offsets(point_offsets, points, op);
+  expect_offsets(point_offsets, points, op);
   if (feats) {
     feats = torch::stable::contiguous(*feats);
     expect_rows(*feats, 2, points, "feats must be (N, C)");

@@ -64,6 +64,12 @@ struct Others {
   PCSEG_INLINE F16 of(F16 p) const { return where_above(p, half, rest, total - p); }
 };
 
+// Of a table: the classes, and what the edge adds, in fours.
+template <PottsEdge edge>
+int64_t quads_of(const PottsDescent& a) {
+  return (a.num_classes + (edge == PottsEdge::log_product_gini ? 1 : 0) + 3) / 4;
+}
+
 // All arrays by row lie in blocks of sixteen rows, column after column; only the tables, which neighbours look into, are
 // row after row. A table row is u of potts_relaxation.h, with half of gini behind the classes in lq, then zeros.
 // Sixteen rows look at a neighbour each, which is turned to columns: no sum runs across lanes.
@@ -72,7 +78,7 @@ class Descent {
  public:
   explicit Descent(const PottsDescent& a)
       : a_(a),
-        columns_((a.num_classes + (kGini ? 1 : 0) + 3) / 4 * 4),
+        columns_(4 * quads_of<edge>(a)),
         blocks_((a.num_rows + kRows - 1) / kRows),
         last_slot_(a.graph.first_slot[blocks_] - 1),
         values_(blocks_ * kRows * columns()),
@@ -115,7 +121,6 @@ class Descent {
     return columns_;
   }
   float* at(AlignedArray<float>& array, int64_t b, int64_t c) { return array.data() + (b * columns() + c) * kRows; }
-  float* row(float* table, int64_t i) const { return table + i * columns(); }
   bool is_class(int64_t c) const { return c < a_.num_classes; }
 
   void read(int64_t b) {
@@ -172,7 +177,7 @@ class Descent {
       for (int64_t c = 0; c < columns(); ++c)
         if (c == a_.num_classes) p[c] = gini * F16::fill(0.5f);
     }
-    for (int64_t c = 0; c < columns(); c += 4) scatter_quads(&p[c], row(table, b * kRows) + c, columns());
+    for (int64_t c = 0; c < columns(); c += 4) scatter_quads(&p[c], table + b * kRows * columns() + c, columns());
   }
 
   // One step of a block's values, from the neighbours in a table.
@@ -277,7 +282,7 @@ class Descent {
 
 template <PottsEdge edge>
 void run(const PottsDescent& a, Team& team) {
-  switch ((a.num_classes + (edge == PottsEdge::log_product_gini ? 1 : 0) + 3) / 4) {
+  switch (quads_of<edge>(a)) {
     case 1: return Descent<edge, 1>(a).run(team);
     case 2: return Descent<edge, 2>(a).run(team);
     case 4: return Descent<edge, 4>(a).run(team);

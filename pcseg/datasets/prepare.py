@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pcseg.datasets.columns import choose_columns
 from pcseg.datasets.ground import GroundSettings, fit_ground
@@ -23,6 +21,7 @@ from pcseg.io.atomic import replacing_folder
 from pcseg.io.digest import sha256_of
 from pcseg.io.npy import NpyWriter, read_npy_chunks
 from pcseg.label_map import LabelMap
+from pcseg.progress import progress_bar
 
 _RECIPE_VERSION = 3  # raise it whenever the same file and settings would give another scene
 
@@ -216,9 +215,6 @@ def _label_column(header: scan.ScanHeader, label_map: LabelMap | None, name: str
 @contextlib.contextmanager
 def _bar(name: str, total: int, show: bool) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr, where that is a terminal; the block gets a function that moves it on."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = not (show and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+    with progress_bar(quiet=not show) as progress:
         task = progress.add_task(f"prepare {name}", total=total)
         yield lambda count: progress.advance(task, count)

@@ -188,7 +188,7 @@ NAN[6, 1], NAN[8, 0] = torch.nan, torch.inf
             "start must lie in its cloud, got 3 for cloud 0 of 3 points",
         ),
         ((torch.zeros(3, 3), 1), {"start": torch.zeros(1)}, TypeError, "start must be int64"),
-        ((torch.zeros(3, 3), 1), {"offsets": torch.tensor([0, 2])}, ValueError, "offsets must run from 0"),
+        ((torch.zeros(3, 3), 1), {"offsets": torch.tensor([0, 2])}, ValueError, "offsets must ascend from 0"),
         ((torch.zeros(3, 3), 1), {"offsets": torch.tensor([0, 2, 1, 3])}, ValueError, "offsets must ascend"),
         ((torch.zeros(3, 3), 1), {"offsets": torch.tensor([0, 2, 9, 3])}, ValueError, "offsets must ascend"),
         ((torch.zeros(3, 3), 1), {"offsets": torch.tensor([0.0, 3.0])}, TypeError, "offsets must be int64"),

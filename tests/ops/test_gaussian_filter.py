@@ -289,7 +289,7 @@ def test_autocast_computes_in_float32():
         (torch.zeros(3, 1), torch.tensor([[0, 0], [0, torch.nan], [0, 0]]), None, ValueError, "row 1 of positions"),
         (torch.zeros(3, 1), torch.tensor([[0, 0], [0, 0], [torch.inf, 0]]), None, ValueError, "row 2 of positions"),
         (torch.zeros(3, 1), torch.full((3, 2), -2e7), None, ValueError, "row 0 of positions .* beyond"),
-        (torch.zeros(3, 1), torch.zeros(3, 2), torch.tensor([0, 2]), ValueError, "offsets must run from 0"),
+        (torch.zeros(3, 1), torch.zeros(3, 2), torch.tensor([0, 2]), ValueError, "offsets must ascend from 0"),
         (torch.zeros(3, 1), torch.zeros(3, 2), torch.tensor([0, 3, 2, 3]), ValueError, "offsets must ascend"),
         (torch.zeros(3, 1), torch.zeros(3, 2), torch.tensor([0, 3]).int(), TypeError, "offsets must be int64"),
     ],

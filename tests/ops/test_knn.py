@@ -223,7 +223,7 @@ ERRORS = {
     "offsets_short": (
         {"support_offsets": torch.tensor([0, 4])},
         ValueError,
-        "offsets must run from 0 to the number of rows",
+        "offsets must ascend from 0 to the number of rows",
     ),
     "offsets_descend": (
         {"query_offsets": torch.tensor([0, 6, 5]), "support_offsets": torch.tensor([0, 5, 5])},

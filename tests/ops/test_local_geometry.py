@@ -226,7 +226,7 @@ def test_height_errors() -> None:
         height_above_minimum(coords[:, :2], 1.0)
     with pytest.raises(ValueError, match="cell_size must be positive and finite, got 0"):
         height_above_minimum(coords, 0.0)
-    with pytest.raises(ValueError, match="offsets must run from 0 to the number of rows"):
+    with pytest.raises(ValueError, match="offsets must ascend from 0 to the number of rows"):
         height_above_minimum(coords, 1.0, offsets=torch.tensor([0, 4]))
     coords[2, 0] = torch.nan
     with pytest.raises(ValueError, match="row 2 of coords is not finite"):

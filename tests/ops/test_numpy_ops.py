@@ -89,7 +89,7 @@ ERRORS = {
         lambda: numpy_ops.knn(X, X, 1, query_offsets=OFFSETS.astype(np.int32)), TypeError, "must be int64, got int32"
     ),
     "offsets_short": (
-        lambda: numpy_ops.knn(X, X, 1, query_offsets=np.array([0, 4])), ValueError, "knn: offsets must ascend and run"
+        lambda: numpy_ops.knn(X, X, 1, query_offsets=np.array([0, 4])), ValueError, "knn: offsets must ascend from 0"
     ),
     "offsets_lengths": (
         lambda: numpy_ops.knn(X, X, 1, query_offsets=np.array([0, 2, 5])), ValueError, r"one length \(B \+ 1\)"

@@ -135,7 +135,7 @@ X = torch.zeros(5, 3)
         ({"max_neighbors": 0}, ValueError, "max_neighbors must be at least 1, got 0"),
         ({"query": X.half()}, TypeError, "radius_search: query is torch.float16, too coarse"),
         ({"support": torch.zeros(2)}, ValueError, r"support must be \(N, D\)"),
-        ({"support_offsets": torch.tensor([1, 5])}, ValueError, "radius_search: offsets must run from 0"),
+        ({"support_offsets": torch.tensor([1, 5])}, ValueError, "radius_search: offsets must ascend from 0"),
     ],
 )
 def test_errors(change: dict, error: type[Exception], message: str) -> None:
