@@ -223,6 +223,8 @@ class PointPanopticConfig(Config):
     whatever the network thinks of classes."""
     min_confidence: float = Field(default=0.5, ge=0, lt=1)
     """Rows whose most likely class is less likely have no pseudo-label."""
+    smoothing: float = Field(default=0.0, ge=0)
+    """lambda of the Potts term on tied pairs that moves the borders of pseudo-labels to where ties end; 0: none."""
     edge_weight: float = Field(default=0.1, ge=0)
     """Of paths: of entering a row that differs from its surroundings, or where the surface folds inwards."""
     embedding_weight: float = Field(default=0.1, ge=0)

@@ -95,7 +95,7 @@ class PointPanoptic(nn.Module):
         """
         batch, config = streams["labelled"], self.config
         edges = self._ties(batch)
-        spread = self._spread(batch, targets_of(batch, self.is_thing), None if self.surface is None else edges)
+        spread = self._spread(batch, targets_of(batch, self.is_thing), edges)
         batch = replace(batch, labels=_labels(batch, spread))
         output, terms = self.labelled.step(self.model, {"labelled": batch}, levels)
         second = config.schedule == "two_stage" and progress >= FIRST_STAGE
@@ -111,7 +111,7 @@ class PointPanoptic(nn.Module):
                 terms |= self._distance_terms(rounds, spread, batch, edges)
         weight = self._mask_weight(progress)
         if weight:
-            pseudo = self._pseudo_targets(batch, output, spread, nearness)
+            pseudo = self._pseudo_targets(batch, output, spread, edges, nearness)
             proposed = self.model.panoptic(batch, output)  # pyright: ignore[reportCallIssue]
             terms["masks"] = weight * panoptic_loss(proposed, batch.offsets, pseudo, self.branch)
         return terms
@@ -120,8 +120,9 @@ class PointPanoptic(nn.Module):
     def pseudo_targets(self, batch: PointBatch, output: SegOutput) -> list[PseudoTargets]:  # B
         """Pseudo-labels of each cloud from what the network makes of it; those of points stay as they are."""
         clicked = targets_of(batch, self.is_thing)
-        spread = self._spread(batch, clicked, None if self.surface is None else self._ties(batch))
-        pseudo = self._pseudo_targets(batch, output, spread, None)
+        edges = self._ties(batch)
+        spread = self._spread(batch, clicked, edges)
+        pseudo = self._pseudo_targets(batch, output, spread, edges)
         kept = [replace(p, of_row=torch.where(c.of_row != IGNORE, c.of_row, p.of_row)) for p, c in zip(pseudo, clicked)]
         return [PseudoTargets(*pair) for pair in zip(kept, clicked, strict=True)]
 
@@ -143,11 +144,11 @@ class PointPanoptic(nn.Module):
             max_concavity=2.0 if config.max_concavity is None else config.max_concavity,
         )
 
-    def _spread(self, batch: PointBatch, targets: list[Targets], ties: GridEdges | None) -> list[Targets]:
-        """Labels spread, over tied pairs alone where they are given: as folds part rows, not as colours do."""
+    def _spread(self, batch: PointBatch, targets: list[Targets], edges: GridEdges) -> list[Targets]:
+        """Labels spread, over tied pairs alone where folds part rows; what parts colours does not part labels."""
         found = []
         for (start, end), wanted in zip(itertools.pairwise(batch.offsets.tolist()), targets, strict=True):
-            own = None if ties is None else cloud_edges(ties, start, end)
+            own = None if self.surface is None else cloud_edges(edges, start, end)
             found.append(dilated(batch.coords[start:end], wanted, self.config.dilation, own))
         return found
 
@@ -175,7 +176,8 @@ class PointPanoptic(nn.Module):
         batch: PointBatch,
         output: SegOutput,
         targets: list[Targets],
-        nearness: list[Tensor] | None,
+        edges: GridEdges,
+        nearness: list[Tensor] | None = None,
     ) -> list[Targets]:
         config = self.config
         probs = output.logits.float().softmax(1)
@@ -191,6 +193,8 @@ class PointPanoptic(nn.Module):
                 min_confidence=config.min_confidence,
                 presence=config.presence,
                 by=config.assign_by,
+                ties=cloud_edges(edges, start, end),
+                smoothing=config.smoothing,
             )
             found.append(replace(wanted, of_row=of_row))
         return found

@@ -196,6 +196,7 @@ VARIANTS = {
     "learned_by_path": {"place": "path", "assign_by": "distance"},
     "learnt_queries": {"query_init": "learned", "rounds": 0},
     "plain_rounds": {"aggregate": False, "enhance": False, "dilation": 0.3},
+    "smoothed": {"smoothing": 3.0},
     "path": {"distance": "path", "length_weight": 0.5},
     "nearest": {"distance": "nearest", "presence": False},
     "color": {"distance": "color"},
