@@ -31,7 +31,7 @@ HELD_OUT = 10
 """Table-top learn scenes on which settings are tuned."""
 FULL = "full"
 
-VARIANTS: dict[str, dict[str, Any]] = {
+CHANGES: dict[str, dict[str, Any]] = {
     "learned": {},
     "path": {"distance": "path"},
     "path, with length": {"distance": "path", "length_weight": 1.0},
@@ -51,6 +51,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ties by colour": {"alike": {"color": 1.0}, "max_concavity": None},
 }
 """What differs from the committed config."""
+PLAIN = {name: change | {"smoothing": 0.0} for name, change in CHANGES.items()}
+VARIANTS = {f"{name}, smoothed": change for name, change in CHANGES.items()} | PLAIN
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ TASKS = {
         "<!-- tables: python -m benchmarks.point_panoptic --data coco_excerpt -->",
         "<!-- end of point panoptic, coco_excerpt -->",
         variants={
-            **{name: VARIANTS[name] for name in ("learned", "path", "nearest", "color")},
+            **{name: PLAIN[name] for name in ("learned", "path", "nearest", "color")},
             "learned, by paths": {"place": "path"},
         },
         method={"mask_weight": 0.0, "presence": True, "assign_by": "distance"},

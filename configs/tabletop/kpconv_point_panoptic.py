@@ -12,6 +12,7 @@ METHOD = PointPanopticConfig(
     prior_weight=2.0,
     distance_prior_weight=3.0,
     dilation=0.03,
+    smoothing=6.0,
     mask_weight=0.1,
     warmup=0.6,
 )

@@ -13,7 +13,6 @@ from pcseg.pseudo.soft_labels import potts_on_edges, solve_soft_labels
 from pcseg.pseudo.targets import Targets
 
 AssignedBy = Literal["classes", "distance"]
-_STEPS, _TOLERANCE = 200, 0.01  # of the descent that smooths
 
 
 @torch.no_grad()
@@ -81,15 +80,8 @@ def target_probs(
 
 def _smoothed(of_target: Tensor, targets: Targets, ties: GridEdges, weight: float) -> Tensor:  # (n, G) logarithms
     log_probs = torch.log(of_target / of_target.sum(1, keepdim=True).clamp(min=1e-12))
-    solved = solve_soft_labels(
-        log_probs,
-        targets.of_row,
-        potts_on_edges(ties, "q"),
-        pairwise_weight=weight,
-        steps=_STEPS,
-        tolerance=_TOLERANCE,
-    )
-    return solved.log_targets
+    # Few long steps end where they began to freeze: the descent's short ones let a border walk.
+    return solve_soft_labels(log_probs, targets.of_row, potts_on_edges(ties, "q"), pairwise_weight=weight).log_targets
 
 
 def _likeliest(nearness: Tensor, probs: Tensor, targets: Targets, likeliest: Tensor) -> Tensor:  # (n,)
