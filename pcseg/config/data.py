@@ -61,6 +61,9 @@ class AugmentConfig(Config):
     """Probability with which colour is taken away."""
     blur: float = Field(default=0.0, ge=0, le=1)
     """Probability with which an image is blurred, by 0.1 to 2 pixels; clouds are left as they are."""
+    mix: float = Field(default=0.0, ge=0, le=1)
+    """Probability with which a second crop is laid over a crop of a cloud, both with their labels (Mix3D, Nekrasov et
+    al. 2021): what surrounds a thing then says less of its class. Windows of images and views are left as they are."""
 
 
 class StripConfig(Config):

@@ -1,4 +1,4 @@
-"""Rows of one batch put into another: boxes (CutMix, and its siblings in space) and instances."""
+"""Rows of one batch put into another: boxes (CutMix, and its siblings in space), instances, or all (Mix3D)."""
 
 from __future__ import annotations
 
@@ -143,6 +143,21 @@ def mix_instances(
         first.coords, second.coords[chosen], reach, 1, query_offsets=first.offsets, support_offsets=offsets
     )
     return _mixed(first, second, near[:, 0] == int(chosen.sum()), chosen)
+
+
+def mix_all(first: PointBatch, second: PointBatch) -> Mixed:
+    """All rows of both: of each pair of clouds their union, of clouds alone. Order, labels and ids as in
+    :func:`mix_boxes`.
+
+    Raises:
+        ValueError: as :func:`mix_boxes`; images, whose pixels would share their places.
+
+    Source: Nekrasov et al. 2021, Mix3D.
+    """
+    _check("mix_all", first, second)
+    if first.image_sizes is not None:
+        raise ValueError("mix_all: of clouds alone; the pixels of two images share their places")
+    return _mixed(first, second, *(torch.ones_like(b.cloud_index, dtype=torch.bool) for b in (first, second)))
 
 
 def _check(name: str, first: PointBatch, second: PointBatch) -> None:

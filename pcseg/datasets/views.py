@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from pcseg.batch import IGNORE, PointBatch, offsets_of
 from pcseg.config import AugmentConfig, CropConfig
 from pcseg.datasets.augment import augmented
 from pcseg.datasets.feature_contract import FeatureContract
+from pcseg.datasets.mix import mix_all
 from pcseg.datasets.voxel_scene import NearestVoxels, VoxelScene
 from pcseg.errors import InputError
 
@@ -63,6 +65,14 @@ class CropDataset(Dataset[PointBatch]):
 
     def __getitem__(self, index: int) -> PointBatch:
         generator = item_generator(self.seed, index)
+        item = self._item(generator)
+        mix = 0.0 if self.augment is None else self.augment.mix
+        if mix and float(torch.rand((), generator=generator)) < mix:
+            item = laid_over(item, self._item(generator))
+        return item
+
+    def _item(self, generator: torch.Generator) -> PointBatch:
+        """A crop, changed."""
         drawn = self._drawn(generator)
         number = int(torch.searchsorted(self.scene_starts, drawn, right=True)) - 1
         scene, start = self.scenes[number], int(self.scene_starts[number])
@@ -109,6 +119,17 @@ class CropDataset(Dataset[PointBatch]):
             return int(torch.randint(int(self.scene_starts[-1]), (), generator=generator))
         members = self._of_class[int(torch.randint(len(self._of_class), (), generator=generator))]
         return int(members[torch.randint(len(members), (), generator=generator)])
+
+
+def laid_over(
+    first: PointBatch,  # one cloud
+    second: PointBatch,  # one cloud
+) -> PointBatch:
+    """Both as one cloud, in space standing on one level: that below which a twentieth of the rows of each lie."""
+    if first.coords.shape[1] == 3 and first.num_rows and second.num_rows:
+        low, other = (torch.quantile(item.coords[:, 2], 0.05) for item in (first, second))
+        second = replace(second, coords=second.coords + second.coords.new_tensor([0, 0, 1]) * (low - other))
+    return mix_all(first, second).batch
 
 
 def item_generator(seed: int, index: int) -> torch.Generator:

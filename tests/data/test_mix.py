@@ -7,7 +7,7 @@ import torch
 
 from pcseg import IGNORE
 from pcseg.batch import PointBatch, cat, offsets_of
-from pcseg.datasets.mix import draw_boxes, draw_instances, mix_boxes, mix_instances
+from pcseg.datasets.mix import draw_boxes, draw_instances, mix_all, mix_boxes, mix_instances
 from pcseg.images import image_batch
 
 
@@ -160,6 +160,18 @@ def test_whole_instances_are_drawn_each_by_chance():
         assert (members.all(1) == members.any(1)).all() and 0.2 < members[:, 0].float().mean() < 0.6
     with pytest.raises(ValueError, match="draw_instances: the batch has no instances"):
         draw_instances(replace(batch, instances=None), generator())
+
+
+def test_all_rows_of_both():
+    first, second = clouds(1), clouds(2, (100, 50))
+    mixed = mix_all(first, second)
+    check_sources(mixed, first, second)
+    assert mixed.batch.lengths.tolist() == [400, 250] and torch.bincount(mixed.source).tolist() == [500, 150]
+    assert mixed.source[:400].tolist() == [0] * 300 + [1] * 100
+    nothing = clouds(3, (0, 0))
+    assert torch.equal(mix_all(first, nothing).batch.coords, first.coords)
+    with pytest.raises(ValueError, match="of clouds alone"):
+        mix_all(images(1), images(2))
 
 
 def test_what_does_not_fit():

@@ -13,7 +13,7 @@ from pcseg.config import AugmentConfig, CropConfig, DataConfig
 from pcseg.datasets.augment import augmented
 from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.scene_folder import Scene
-from pcseg.datasets.views import CropDataset, item_generator
+from pcseg.datasets.views import CropDataset, item_generator, laid_over
 from pcseg.datasets.voxel_scene import NearestVoxels, VoxelScene, check_trainable
 from pcseg.errors import InputError
 from tests.data.scenes import town, write_scene
@@ -208,6 +208,37 @@ def test_scenes_that_cannot_teach_are_refused(scene, tmp_path):
 def test_the_default_augmentation_changes_nothing(voxels, contract):
     plain, changed = dataset(voxels, contract)[0], dataset(voxels, contract, augment=AugmentConfig())[0]
     assert torch.allclose(plain.coords, changed.coords) and torch.allclose(plain.feats, changed.feats, atol=1e-5)
+
+
+def test_a_second_crop_is_laid_over_as_often_as_asked_for(voxels, contract):
+    plain = dataset(voxels, contract, augment=AugmentConfig(jitter=0.1))
+    always = dataset(voxels, contract, augment=AugmentConfig(jitter=0.1, mix=1.0))
+    half = dataset(voxels, contract, augment=AugmentConfig(jitter=0.1, mix=0.5))
+    mixed = 0
+    for index in range(40):
+        first, both, some = plain[index], always[index], half[index]
+        count = first.num_rows
+        assert len(both) == 1 and both.num_rows == 2 * count
+        assert torch.equal(both.coords[:count], first.coords) and torch.equal(both.labels[:count], first.labels)
+        assert torch.equal(both.labels, voxels.labels[both.rows])
+        assert same(some, both) or same(some, first)
+        mixed += some.num_rows > count
+    assert 10 <= mixed <= 30
+    assert len({always[index].rows[-1].item() for index in range(10)}) > 5
+
+
+def test_what_is_laid_over_stands_on_the_same_level():
+    def floor(count, height, things):
+        ground = torch.cat([torch.rand(count, 2), torch.full((count, 1), height)], 1)
+        coords = torch.cat([ground, torch.tensor([[0.5, 0.5, height + 1.0 + n] for n in range(things)])])
+        ids = torch.cat([torch.full((count,), IGNORE), torch.arange(things)])
+        feats, offsets = torch.zeros(len(coords), 1), offsets_of([len(coords)])
+        return PointBatch(coords=coords, feats=feats, offsets=offsets, labels=(ids >= 0).long(), instances=ids)
+
+    both = laid_over(floor(100, -0.3, 2), floor(50, 2.0, 1))
+    assert torch.allclose(both.coords[both.labels == 0][:, 2], torch.tensor(-0.3), atol=1e-6)
+    assert torch.allclose(both.coords[both.labels == 1][:, 2], torch.tensor([0.7, 1.7, 0.7]))
+    assert both.instances[both.labels == 1].tolist() == [0, 1, 2] and both.rows is None
 
 
 def test_turning_keeps_heights_and_distances_and_turns_normals(voxels, contract):
