@@ -31,7 +31,18 @@ HELD_OUT = 10
 """Table-top learn scenes on which settings are tuned."""
 FULL = "full"
 
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the committed config."""
+
+    method: dict[str, Any] = field(default_factory=dict)
+    mix: float | None = None
+    """Of the augmentation; None: as committed."""
+
+
 CHANGES: dict[str, dict[str, Any]] = {
+    FULL: {},
     "learned": {},
     "path": {"distance": "path"},
     "path, with length": {"distance": "path", "length_weight": 1.0},
@@ -50,9 +61,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no prior": {"prior_weight": 0.0, "distance_prior_weight": 0.0},
     "ties by colour": {"alike": {"color": 1.0}, "max_concavity": None},
 }
-"""What differs from the committed config."""
-PLAIN = {name: change | {"smoothing": 0.0} for name, change in CHANGES.items()}
-VARIANTS = {f"{name}, smoothed": change for name, change in CHANGES.items()} | PLAIN
+"""Of the method."""
+PLAIN = {name: Variant(change | {"smoothing": 0.0}, mix=0.0) for name, change in CHANGES.items()}
+VARIANTS = (
+    {f"{name}, mixed": Variant(change) for name, change in CHANGES.items()}
+    | {f"{name}, smoothed": Variant(change, mix=0.0) for name, change in CHANGES.items() if name != FULL}
+    | PLAIN
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class Task:
     begin: str
     """Markers of its table in the document."""
     end: str
-    variants: dict[str, dict[str, Any]] = field(default_factory=lambda: VARIANTS)
+    variants: dict[str, Variant] = field(default_factory=lambda: VARIANTS)
     method: dict[str, Any] = field(default_factory=dict)
     """Changes of the committed method, and below that of the run, in all variants."""
     run: dict[str, Any] = field(default_factory=dict)
@@ -88,7 +103,7 @@ TASKS = {
         "<!-- end of point panoptic, coco_excerpt -->",
         variants={
             **{name: PLAIN[name] for name in ("learned", "path", "nearest", "color")},
-            "learned, by paths": {"place": "path"},
+            "learned, by paths": Variant({"place": "path"}),
         },
         method={"mask_weight": 0.0, "presence": True, "assign_by": "distance"},
         run={"steps": 240},
@@ -131,8 +146,10 @@ def config_of(variant: str, seed: int, args: Args) -> TrainConfig:
     task = TASKS[args.data]
     base = load_config(task.config)
     mask = prepared(seed, args)
-    full = variant == FULL
+    full, chosen = is_full(variant), task.variants[variant]
     data = base.data.model_copy(update={"weak_labels": None if full else mask})
+    if chosen.mix is not None:
+        data = data.model_copy(update={"augment": data.augment.model_copy(update={"mix": chosen.mix})})
     if not task.scores_network:
         data = data.model_copy(update={"val_scenes": ()})
     if args.tune and args.data == "coco_excerpt":
@@ -145,7 +162,7 @@ def config_of(variant: str, seed: int, args: Args) -> TrainConfig:
     method = SupervisedConfig()
     if not full:
         assert isinstance(base.method, PointPanopticConfig)
-        method = base.method.model_copy(update=task.method | task.variants[variant] | json.loads(args.change))
+        method = base.method.model_copy(update=task.method | chosen.method | json.loads(args.change))
     values = base.model_copy(update={"data": data, "seed": seed, "method": method}).model_dump()
     return TrainConfig.model_validate(values | task.run | json.loads(args.run_change))
 
@@ -167,12 +184,16 @@ def run(variant: str, seed: int, args: Args) -> dict[str, Any]:
         result["test"] = evaluate_panoptic(predictor, validation_parts(config.data)).as_dict()
     result["miou"] = predictor.card.scores.get("miou")
     result["train_seconds"] = predictor.card.train_seconds
-    if variant != FULL:
+    if not is_full(variant):
         predictor, method = load_method(folder)
         result["pseudo"] = score_segments(
             pseudo_segments(predictor, method, training_parts(config.data)), config.data
         ).as_dict()
     return result
+
+
+def is_full(variant: str) -> bool:
+    return variant.split(",")[0] == FULL
 
 
 def result_of(data: str, variant: str, seed: int) -> Path:
@@ -208,7 +229,7 @@ def table() -> str:
         "| variant | seeds | pseudo-label PQ (things) | test PQ ± standard deviation | things | stuff | AP | AP50 |"
     ]
     lines.append("|" + "---|" * 8)
-    for variant in (FULL, *VARIANTS):
+    for variant in VARIANTS:
         found = results("tabletop", variant)
         if not found:
             continue
@@ -222,10 +243,10 @@ def table() -> str:
         scores = [entry["test"]["overall"]["pq"] for entry in found]
         spread = f" ± {stdev(scores):.3f}" if len(scores) > 1 else ""
         pseudo = ""
-        if variant != FULL:
+        if not is_full(variant):
             pseudo = f"{average('pseudo', 'overall', 'pq'):.3f} ({average('pseudo', 'things', 'pq'):.3f})"
         cells = [
-            variant if variant != FULL else "all labels",
+            variant.replace(FULL, "all labels"),
             str(len(found)),
             pseudo,
             f"**{mean(scores):.3f}**{spread}",
@@ -240,7 +261,7 @@ def main(args: Args) -> None:
     task = TASKS[args.data]
     if not args.tables:
         for seed in args.seeds:
-            for variant in args.variants or ((FULL, *task.variants) if task.scores_network else tuple(task.variants)):
+            for variant in args.variants or tuple(task.variants):
                 path = result_of(args.data, variant, seed)
                 if args.tune:
                     found = run(variant, seed, args)
