@@ -120,7 +120,7 @@ class PointPanoptic(nn.Module):
     def pseudo_targets(self, batch: PointBatch, output: SegOutput) -> list[PseudoTargets]:  # B
         """Pseudo-labels of each cloud from what the network makes of it; those of points stay as they are."""
         clicked = targets_of(batch, self.is_thing)
-        edges = self._ties(batch)
+        edges = None if self.surface is None and not self.config.smoothing else self._ties(batch)
         spread = self._spread(batch, clicked, edges)
         pseudo = self._pseudo_targets(batch, output, spread, edges)
         kept = [replace(p, of_row=torch.where(c.of_row != IGNORE, c.of_row, p.of_row)) for p, c in zip(pseudo, clicked)]
@@ -144,11 +144,11 @@ class PointPanoptic(nn.Module):
             max_concavity=2.0 if config.max_concavity is None else config.max_concavity,
         )
 
-    def _spread(self, batch: PointBatch, targets: list[Targets], edges: GridEdges) -> list[Targets]:
+    def _spread(self, batch: PointBatch, targets: list[Targets], edges: GridEdges | None) -> list[Targets]:
         """Labels spread, over tied pairs alone where folds part rows; what parts colours does not part labels."""
         found = []
         for (start, end), wanted in zip(itertools.pairwise(batch.offsets.tolist()), targets, strict=True):
-            own = None if self.surface is None else cloud_edges(edges, start, end)
+            own = None if edges is None or self.surface is None else cloud_edges(edges, start, end)
             found.append(dilated(batch.coords[start:end], wanted, self.config.dilation, own))
         return found
 
@@ -176,7 +176,7 @@ class PointPanoptic(nn.Module):
         batch: PointBatch,
         output: SegOutput,
         targets: list[Targets],
-        edges: GridEdges,
+        edges: GridEdges | None,
         nearness: list[Tensor] | None = None,
     ) -> list[Targets]:
         config = self.config
@@ -193,7 +193,7 @@ class PointPanoptic(nn.Module):
                 min_confidence=config.min_confidence,
                 presence=config.presence,
                 by=config.assign_by,
-                ties=cloud_edges(edges, start, end),
+                ties=cloud_edges(edges, start, end) if edges is not None and config.smoothing else None,
                 smoothing=config.smoothing,
             )
             found.append(replace(wanted, of_row=of_row))

@@ -46,21 +46,22 @@ def panoptic_labels(
     """
     if not len(targets):
         return torch.full_like(targets.of_row, IGNORE)
+    if not smoothing:
+        ties = None
+    if by == "distance":
+        of_target = nearness if ties is None else _smoothed(nearness, targets, ties, smoothing)
+        return torch.where(targets.of_row != IGNORE, targets.of_row, of_target.argmax(1))
     there = torch.zeros(probs.shape[1], dtype=torch.bool, device=probs.device)
     there[targets.classes] = True
     if presence:
         probs = torch.where(there, probs, 0.0)
         probs = probs / probs.sum(1, keepdim=True).clamp(min=1e-12)
     confidence, likeliest = probs.max(1)
-    if smoothing and ties is not None:
-        of_target = nearness if by == "distance" else target_probs(nearness, probs, targets)
-        result = _smoothed(of_target, targets, ties, smoothing).argmax(1)
-    elif by == "distance":
-        result = nearness.argmax(1)
-    else:
+    if ties is None:
         result = _likeliest(nearness, probs, targets, likeliest)
-    if by == "classes":
-        result[(confidence < min_confidence) | ~there[likeliest]] = IGNORE
+    else:
+        result = _smoothed(target_probs(nearness, probs, targets), targets, ties, smoothing).argmax(1)
+    result[(confidence < min_confidence) | ~there[likeliest]] = IGNORE
     return torch.where(targets.of_row != IGNORE, targets.of_row, result)
 
 
