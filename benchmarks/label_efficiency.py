@@ -65,11 +65,17 @@ class Task:
 
 
 AHN3 = Path("configs/ahn3/kpconv_few_labels.py")
-AHN3_LABELS = {"0.1pct": ("ratio", "--ratio", "0.001"), "20": ("points", "--count", "20")}
+LIDAR_LABELS = {"0.1pct": ("ratio", "--ratio", "0.001"), "20": ("points", "--count", "20")}
 ONE_CROP = {"steps": 600, "batch_size": 1, "average": 0.99}
 TASKS = {
-    "ahn3": Task(AHN3, AHN3_LABELS, off_center=0.0),
-    "ahn3_one_crop": Task(AHN3, AHN3_LABELS, off_center=0.0, run=ONE_CROP),
+    "ahn3": Task(AHN3, LIDAR_LABELS, off_center=0.0),
+    "ahn3_one_crop": Task(AHN3, LIDAR_LABELS, off_center=0.0, run=ONE_CROP),
+    "ign": Task(
+        Path("configs/ign/kpconv_few_labels.py"),
+        LIDAR_LABELS,
+        held_out=(slice(0, 1), slice(3, 4)),  # tiles 77050_627755 and 77055_627760
+        off_center=0.0,
+    ),
     "aerial": Task(
         Path("configs/aerial/point_transformer_few_labels.py"),
         {
