@@ -11,8 +11,8 @@ from pcseg.datasets.weak_recipes import PointsRecipe
 from pcseg.pseudo.target_survey import survey_targets
 from pcseg.run_setup import fitted_contract, training_items
 from pcseg.train import train
-from tests.train.test_panoptic_runs import CLASSES, POINTS, config_of, write_yard
 from tests.train.toy_panoptic import panoptic_config
+from tests.train.toy_yard import CLASSES, POINTS, write_yard, yard_config
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def clicked_config(yard, rows_of, **change):
     weak = WeakLabels.of_rows(scenes, rows, PointsRecipe(count=1), seed=0)
     weak.save(yard / "clicks.npz")
     method = change.pop("method", PointPanopticConfig(**POINTS))
-    config = config_of(yard / "yards", method, weak_labels=yard / "clicks.npz", **change)
+    config = yard_config(yard / "yards", method, weak_labels=yard / "clicks.npz", **change)
     return config.model_copy(update={"data": config.data.model_copy(update={"val_scenes": ()})})
 
 

@@ -28,11 +28,10 @@ from pcseg.pseudo.prototypes import Prototypes
 from pcseg.run_setup import set_up
 from pcseg.trainer import Trainer
 from tests.train.test_methods import METHODS
-from tests.train.test_panoptic_runs import POINTS as CLOUD_POINTS
-from tests.train.test_panoptic_runs import config_of as yard_config
-from tests.train.test_panoptic_runs import write_yard
 from tests.train.toy import toy_config, write_scenes
 from tests.train.toy_panoptic import BRANCH, panoptic_config, write_panoptic_images
+from tests.train.toy_yard import POINTS as CLOUD_POINTS
+from tests.train.toy_yard import write_yard, yard_config
 
 STEPS = 6
 PLAIN = {"steps": 4, "save_every": 100, "clip_norm": 1.0, "optim": {"kind": "sgd", "lr": 0.05}}
