@@ -1,8 +1,8 @@
-"""Things from one click each: trains every variant of a data set, and writes the tables of docs/results.md.
+"""Things from one click each: trains variants of a data set's run, and writes the tables of docs/results.md.
 
-    python -m benchmarks.point_panoptic                              # table-top scans: all variants, 3 seeds, tables
+    python -m benchmarks.point_panoptic                              # table-top scans as committed, 3 seeds, tables
     python -m benchmarks.point_panoptic --data coco_excerpt          # pseudo-labels of the excerpt's training images
-    python -m benchmarks.point_panoptic --variants learned path full --seeds 0
+    python -m benchmarks.point_panoptic --variants "rounds 0, smoothed" "path, mixed" full --seeds 0
     python -m benchmarks.point_panoptic --tune                       # on data held out for settings
     python -m benchmarks.point_panoptic --tables                     # only the tables
 
@@ -68,6 +68,8 @@ VARIANTS = (
     | {f"{name}, smoothed": Variant(change, mix=0.0) for name, change in CHANGES.items() if name != FULL}
     | PLAIN
 )
+EXCERPT = {name: PLAIN[name] for name in ("learned", "path", "nearest", "color")}
+EXCERPT["learned, by paths"] = Variant({"place": "path"})
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ class Task:
     begin: str
     """Markers of its table in the document."""
     end: str
-    variants: dict[str, Variant] = field(default_factory=lambda: VARIANTS)
+    variants: dict[str, Variant]
+    main: tuple[str, ...]
+    """Variants that are trained where none is named."""
     method: dict[str, Any] = field(default_factory=dict)
     """Changes of the committed method, and below that of the run, in all variants."""
     run: dict[str, Any] = field(default_factory=dict)
@@ -93,6 +97,8 @@ TASKS = {
         ("clicks", "--radius", "0.03", "--min-rows", "100"),
         "<!-- tables: python -m benchmarks.point_panoptic -->",
         "<!-- end of point panoptic -->",
+        VARIANTS,
+        tuple(f"{name}, mixed" for name in (FULL, "learned", "path", "nearest")),
     ),
     # Twelve images teach no network of 133 classes: the masks' loss is left out, and a pixel goes to the nearest click,
     # whatever its class.
@@ -101,10 +107,8 @@ TASKS = {
         ("clicks", "--radius", "2", "--min-rows", "100"),
         "<!-- tables: python -m benchmarks.point_panoptic --data coco_excerpt -->",
         "<!-- end of point panoptic, coco_excerpt -->",
-        variants={
-            **{name: PLAIN[name] for name in ("learned", "path", "nearest", "color")},
-            "learned, by paths": Variant({"place": "path"}),
-        },
+        EXCERPT,
+        tuple(EXCERPT),
         method={"mask_weight": 0.0, "presence": True, "assign_by": "distance"},
         run={"steps": 240},
         scores_network=False,
@@ -116,7 +120,8 @@ TASKS = {
 class Args:
     data: str = "tabletop"
     variants: tuple[str, ...] = ()
-    """All where none is named; "full" is supervision with all labels."""
+    """None: as committed, with the rules and all labels ("full") beside it. A name of CHANGES is the change alone;
+    ", smoothed" adds smoothed masks, ", mixed" mixed scenes too."""
     seeds: tuple[int, ...] = (0, 1, 2)
     tune: bool = False
     """Table-top: train without ten of the learn scenes, and score on them; excerpt: train on the validation images, and
@@ -261,7 +266,7 @@ def main(args: Args) -> None:
     task = TASKS[args.data]
     if not args.tables:
         for seed in args.seeds:
-            for variant in args.variants or tuple(task.variants):
+            for variant in args.variants or task.main:
                 path = result_of(args.data, variant, seed)
                 if args.tune:
                     found = run(variant, seed, args)
