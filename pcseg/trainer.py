@@ -155,6 +155,7 @@ class Trainer:
                 shared = self._mean({"seconds": self.seconds + spent, "interrupted": float(bool(interrupted))})
                 self.seconds = shared["seconds"]
                 log.step(self.step, sum(terms.values()), terms, rate, self.seconds)
+                log.curves(self.step, {f"method/{name}": float(value) for name, value in self._observed().items()})
                 self.finished = self._progress() >= 1.0
                 if shared["interrupted"]:
                     self._save_last()
@@ -170,6 +171,10 @@ class Trainer:
         network = {id(value) for value in self.model.state_dict(keep_vars=True).values()}
         method = self.method.state_dict(keep_vars=True)
         return {name: value for name, value in method.items() if id(value) not in network}
+
+    def _observed(self) -> dict[str, Tensor]:
+        """What a method tells beside its terms, () each; of this process."""
+        return getattr(self.method, "observed", {})
 
     def described(self) -> CheckpointCard:
         """The run's card as of now."""

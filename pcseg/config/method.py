@@ -112,8 +112,8 @@ class SoftSelfLabelConfig(Config):
     """Bandwidth of a feature, in its own unit, by name; 0: the root mean square difference over the edges."""
     position_bandwidth: float = Field(default=5.0, gt=0)
     """Of the dense neighbourhood, in the unit of the coordinates."""
-    label_noise: float = Field(default=0.95, gt=0, lt=1)
-    """epsilon of the robust loss on hard labels from graph cuts."""
+    label_noise: float | None = Field(default=None, ge=0, lt=1)
+    """epsilon of the robust loss on hard labels from graph cuts, below (K - 1) / K; None: 0.99 of that."""
 
     @model_validator(mode="after")
     def _dense_filters(self) -> SoftSelfLabelConfig:

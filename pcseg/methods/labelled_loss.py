@@ -11,6 +11,9 @@ from pcseg.config import LossConfig
 from pcseg.methods.streams import StreamLevels, Streams
 from pcseg.models.heads import SegOutput
 
+TERMS = ("cross_entropy", "focal", "lovasz", "dice")
+"""Those of the labelled rows; a network's own penalties go by other names."""
+
 
 class LabelledLoss(nn.Module):
     """The terms that a config names, on labelled rows.

@@ -9,7 +9,7 @@ from pcseg import losses
 from pcseg.batch import IGNORE, PointBatch
 from pcseg.config import SoftSelfLabelConfig
 from pcseg.losses.potts import coupling
-from pcseg.methods.labelled_loss import LabelledLoss
+from pcseg.methods.labelled_loss import TERMS, LabelledLoss
 from pcseg.methods.streams import StreamLevels, Streams
 from pcseg.ops import GridEdges
 from pcseg.pseudo.graph_cut import expand
@@ -28,8 +28,9 @@ class SoftSelfLabel(nn.Module):
     - ``hard_graph_cut``: labels from alpha-expansion on the network's costs and the Potts model, learnt with a loss
       that allows for their being wrong.
 
-    Each is averaged over the rows it looks at, or (``normalization="rows"``) all sums, that of the labelled rows
-    included, are divided by the number of rows, as the printed formula has it.
+    Each is averaged over the rows it looks at, or (``normalization="rows"``) all sums, those of the labelled rows
+    included, are divided by the number of rows, as the printed formula has it. ``observed`` then tells the energy a row
+    of the latest batch's soft labels, before and after their descent.
 
     Args:
         contrasts: features that weigh the edges.
@@ -48,8 +49,8 @@ class SoftSelfLabel(nn.Module):
     ):
         super().__init__()
         self.model, self.labelled, self.config, self.contrasts = model, labelled, config, contrasts
-        self.last_energies: tuple[Tensor, Tensor] | None = None
-        """Of the latest batch's soft labels, a row: at the start and at the end of their descent."""
+        self.observed: dict[str, Tensor] = {}
+        """Curves beside the terms of the loss."""
 
     def forward(self, streams: Streams, levels: StreamLevels, progress: float = 1.0) -> dict[str, Tensor]:
         """The weighted loss terms by name, each ()."""
@@ -65,7 +66,7 @@ class SoftSelfLabel(nn.Module):
         total = rows if config.normalization == "rows" else unlabelled.sum()
         if config.normalization == "rows":
             share = (~unlabelled).sum() / rows
-            terms = {name: term * share for name, term in terms.items()}
+            terms = {name: term * share if name in TERMS else term for name, term in terms.items()}
         if config.optimization == "direct":
             entropy = losses.masked_mean(losses.entropy(output.logits.float()), unlabelled, total)
             terms["entropy"] = config.unary_weight * entropy
@@ -103,7 +104,7 @@ class SoftSelfLabel(nn.Module):
             tolerance=config.solver_tolerance,
         )
         rows = max(1, batch.num_rows)
-        self.last_energies = (solved.first_energy / rows, solved.last_energy / rows)
+        self.observed = {"energy_before": solved.first_energy / rows, "energy_after": solved.last_energy / rows}
         return solved.log_targets
 
     def _hard_cost(self, batch: PointBatch, log_probs: Tensor, labels: Tensor) -> Tensor:  # (N,)
@@ -114,7 +115,10 @@ class SoftSelfLabel(nn.Module):
         edges = self._edges(batch)
         scaled = edges._replace(edge_weight=edges.edge_weight * config.pairwise_weight)
         hard = expand(-config.unary_weight * log_probs.detach(), scaled, labels)
-        return robust_cross_entropy(log_probs, hard, config.label_noise)
+        classes = log_probs.shape[1]
+        # The source's 0.944 to 0.952, for 21 classes: nearly what a label that says nothing has.
+        noise = 0.99 * (classes - 1) / classes if config.label_noise is None else config.label_noise
+        return robust_cross_entropy(log_probs, hard, noise)
 
 
 def robust_cross_entropy(
@@ -124,11 +128,16 @@ def robust_cross_entropy(
 ) -> Tensor:  # (N,)
     """``-log((1 - K e / (K - 1)) q + e / (K - 1))``, q the probability of the label and e its chance of being wrong.
 
-    A chance above (K - 1) / K, which would make the label evidence against its class, counts as that times ``noise``.
+    Raises:
+        ValueError: a noise outside [0, (K - 1) / K): beyond, a label is evidence against its class.
 
     Source: Marin et al. 2021, Robust Trust Region (noise model of hard self-labels).
     """
     classes = log_probs.shape[1]
-    wrong = min(noise, noise * (classes - 1) / classes)
+    if not 0 <= noise < (classes - 1) / classes:
+        raise ValueError(
+            f"robust_cross_entropy: noise must be at least 0 and below (K - 1) / K = {(classes - 1) / classes:.4g}, "
+            f"got {noise}"
+        )
     q = log_probs.gather(1, labels.unsqueeze(1))[:, 0].exp()
-    return -torch.log((1 - classes * wrong / (classes - 1)) * q + wrong / (classes - 1))
+    return -torch.log((1 - classes * noise / (classes - 1)) * q + noise / (classes - 1))

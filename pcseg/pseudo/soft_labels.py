@@ -92,6 +92,7 @@ def solve_soft_labels(
     labels: Tensor,  # (N,) int64 in [0, K) or IGNORE
     pairwise: Pairwise,
     *,
+    start: Tensor | None = None,  # (N, K) logarithms of labels; None: log_probs
     kind: Coupling = "cce",
     unary_weight: float = 0.3,
     pairwise_weight: float = 6.0,
@@ -105,6 +106,7 @@ def solve_soft_labels(
     of free values that start at the network's logits and take ``steps`` steps of plain gradient descent on the sums,
     not on means: a step of one row does not depend on how many others there are. Where the steps were too long (the
     energy at the end is above that of the start) the labels started from are returned: this never raises the energy.
+    On a batch that was solved before, ``start`` takes its labels up again, and so never raises the joint loss.
 
     Args:
         tolerance: the descent ends early where 20 steps lowered the energy by no more than this share of what all steps
@@ -132,9 +134,9 @@ def solve_soft_labels(
         return unary_weight * coupled + pairwise_weight * pairwise.energy(log_y.contiguous())
 
     descend = _descent(unary, pairwise, pairwise_weight, lr)
-    values = log_probs.clone()  # what becomes of those of the seeds has no effect
-    start = log_y = targets(values)
-    first = latest = energy(start)
+    values = log_probs.clone() if start is None else start.detach().clone()  # those of the seeds have no effect
+    log_start = log_y = targets(values)
+    first = latest = energy(log_start)
     for done in range(0, steps, CHECKED_EVERY if tolerance else max(steps, 1)):
         count = min(CHECKED_EVERY, steps - done) if tolerance else steps
         values = descend(values, count)
@@ -146,7 +148,7 @@ def solve_soft_labels(
     last = energy(log_y)
     better = last <= first
     return SoftLabels(
-        log_targets=torch.where(better, log_y, start),
+        log_targets=torch.where(better, log_y, log_start),
         first_energy=first,
         last_energy=torch.where(better, last, first),
     )

@@ -68,9 +68,12 @@ def test_mismatched_inputs_are_refused():
 
 
 def test_robust_cross_entropy():
-    """By hand for two classes and a tenth of wrong labels; a wrong label costs no more than -log of its chance."""
+    """By hand for two classes and a tenth of wrong labels; for 21 classes and the source's share of wrong labels."""
     log_probs = torch.tensor([[0.8, 0.2], [0.0, 1.0]]).log()
     found = robust_cross_entropy(log_probs, torch.tensor([0, 0]), 0.1)
-    wrong = 0.1 * 0.5
-    expected = -torch.tensor([(1 - 2 * wrong) * 0.8 + wrong, wrong]).log()
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, -torch.tensor([0.8 * 0.8 + 0.1, 0.1]).log())
+    many = torch.full((1, 21), 0.01).index_fill_(1, torch.tensor([3]), 0.8).log()
+    assert float(robust_cross_entropy(many, torch.tensor([3]), 0.944)) == pytest.approx(2.9143, abs=1e-4)
+    torch.testing.assert_close(robust_cross_entropy(log_probs, torch.tensor([0, 1]), 0.0), -log_probs.diagonal())
+    with pytest.raises(ValueError, match=r"below \(K - 1\) / K = 0.5, got 0.6"):
+        robust_cross_entropy(log_probs, torch.tensor([0, 0]), 0.6)

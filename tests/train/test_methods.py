@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pcseg.batch import IGNORE
 from pcseg.config import (
@@ -180,3 +181,32 @@ def test_settings_that_do_not_fit(folders, tmp_path):
     config = config_of("cloud", folders, "kpconv", method=SoftSelfLabelConfig(contrast={"colour": 3.0}))
     with pytest.raises(InputError, match="reads no feature 'colour'"):
         set_up(config, tmp_path, init=None, fresh=True, device="cpu")
+
+
+def test_the_energy_of_soft_labels_is_observed(folders, tmp_path):
+    config = config_of("cloud", folders, "kpconv", method=METHODS["soft_split"])
+    run = tmp_path / "run"
+    train(config, run)
+    told = EventAccumulator(str(run / "tensorboard")).Reload()
+    before, after = (told.Scalars(f"method/energy_{name}") for name in ("before", "after"))
+    assert len(before) == len(after) >= 1, "after the warm-up"
+    assert all(late.value <= early.value for early, late in zip(before, after))
+
+
+def test_penalties_of_a_network_do_not_depend_on_the_number_of_labels(folders, tmp_path):
+    """Normalised by all rows, a term on labelled rows is small; what holds kernels in shape is not."""
+    model = {"deformable_levels": (1,)}
+    terms = {}
+    for normalization in ("each", "rows"):
+        method = SoftSelfLabelConfig(**SOLVER | {"warmup": 0.0}, normalization=normalization)
+        config = config_of("cloud", folders, "kpconv", method=method)
+        config = config.model_copy(update={"model": config.model.model_copy(update=model)})
+        folder = tmp_path / normalization
+        folder.mkdir()
+        trainer, _ = set_up(config, folder, init=None, fresh=True, device="cpu")
+        ((streams, levels),) = trainer._chunks(0)
+        terms[normalization] = trainer.method(streams, levels, 1.0)
+        share = (streams["labelled"].labels != IGNORE).float().mean()
+    assert float(terms["each"]["deform_fitting"].detach()) > 0
+    torch.testing.assert_close(terms["rows"]["deform_fitting"], terms["each"]["deform_fitting"])
+    torch.testing.assert_close(terms["rows"]["cross_entropy"], share * terms["each"]["cross_entropy"])
