@@ -8,7 +8,7 @@ from pcseg.config_file import load_config
 METHOD = SoftSelfLabelConfig(
     contrast={"intensity": 0.0, "height_above_ground": 0.0},
     unary_weight=1.0,
-    pairwise_weight=20.0,
+    pairwise_weight=2.0,
     solver_lr=0.02,
     solver_steps=60,
 )
