@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ValidationError
 
@@ -22,12 +22,16 @@ from pcseg.datasets.weak_recipes import RECIPES, ClicksRecipe, Recipe, ScenesRec
 from pcseg.errors import InputError, run_command
 from pcseg.progress import progress_bar
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 PROG = "python -m pcseg.weaken CONFIG RECIPE"
 RADIUS_IN_VOXELS = 5.0
 """Distance within which points belong to one object, where none is given. On AHN3, whose voxels have 0.4 m, strokes
 then show 1.4 % of the points; with one voxel the scan falls to pieces, and they show a sixth of it."""
 MANY = 0.1
 """Share of the rows beyond which strokes are no longer few labels; full scribbles of images show about 3 %."""
+WIDE = 10_000
 MAX_SCENES = 20
 """Lines of the table; further scenes are only counted."""
 _BY_NAME = {recipe.model_fields["kind"].default: recipe for recipe in RECIPES}
@@ -111,26 +115,47 @@ def weaken(config: TrainConfig, recipe: Recipe, options: WeakenOptions) -> WeakL
 
 
 def print_table(weak: WeakLabels) -> None:
-    """Visible labels of each scene and class."""
+    """Visible labels of each scene and class; where that is too wide, of each scene and of each class."""
     from rich.console import Console
+
+    console, info = Console(), weak.info
+    whole = _table_of_scenes(weak, info.class_names, lambda counts: counts)
+    if Console(width=WIDE).measure(whole).maximum <= console.width:
+        console.print(whole)
+        return
+    by_class = _new_table("class", "labels", "scenes")
+    for index, name in enumerate(info.class_names):
+        seen = sum(scene.class_counts[index] > 0 for scene in info.scenes)
+        by_class.add_row(name, f"{info.class_counts[index]:,}", f"{seen} of {len(info.scenes)}")
+    console.print(by_class)
+    console.print(_table_of_scenes(weak, ("labels", "classes"), lambda c: (sum(c), sum(n > 0 for n in c))))
+
+
+def _table_of_scenes(weak: WeakLabels, names: Sequence[str], shown: Callable[[Sequence[int]], Sequence[int]]) -> Table:
+    """A line for each scene: what is shown of its labels of each class, and their shares."""
+    info = weak.info
+    table = _new_table("scene", *names, "of rows", "of voxels")
+    for scene in info.scenes[:MAX_SCENES]:
+        voxels = _share(scene.num_visible_voxels, scene.num_voxels)
+        counts = map("{:,}".format, shown(scene.class_counts))
+        table.add_row(scene.name, *counts, _share(sum(scene.class_counts), scene.num_points), voxels)
+    if len(info.scenes) > MAX_SCENES:
+        table.add_row(f"... and {len(info.scenes) - MAX_SCENES} more")
+    table.add_section()
+    counts = map("{:,}".format, shown(info.class_counts))
+    voxels = "-" if info.ratio_voxels is None else f"{info.ratio_voxels:.4%}"
+    table.add_row("all", *counts, f"{info.ratio_points:.4%}", voxels, style="bold")
+    return table
+
+
+def _new_table(first: str, *others: str) -> Table:
     from rich.table import Table
 
     table = Table(title="visible labels", title_justify="left", title_style="bold")
-    table.add_column("")
-    for name in (*weak.info.class_names, "of rows", "of voxels"):
-        table.add_column(name, justify="right")
-    scenes = weak.info.scenes
-    for scene in scenes[:MAX_SCENES]:
-        shown = _share(scene.num_visible_voxels, scene.num_voxels)
-        counts = map("{:,}".format, scene.class_counts)
-        table.add_row(scene.name, *counts, _share(sum(scene.class_counts), scene.num_points), shown)
-    if len(scenes) > MAX_SCENES:
-        table.add_row(f"... and {len(scenes) - MAX_SCENES} more")
-    table.add_section()
-    counts = map("{:,}".format, weak.info.class_counts)
-    voxels = "-" if weak.info.ratio_voxels is None else f"{weak.info.ratio_voxels:.4%}"
-    table.add_row("all", *counts, f"{weak.info.ratio_points:.4%}", voxels, style="bold")
-    Console().print(table)
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def _parsed(name: str, arguments: list[str]) -> tuple[WeakenOptions, Recipe]:

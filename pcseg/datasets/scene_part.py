@@ -13,7 +13,7 @@ from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.hidden_labels import HiddenLabels
 from pcseg.datasets.row_source import RowSource
 from pcseg.datasets.scene_folder import find_scenes
-from pcseg.datasets.weak_labels import WeakLabels, no_labels
+from pcseg.datasets.weak_labels import WeakLabels, no_labels, own_labels
 from pcseg.errors import InputError
 
 
@@ -117,7 +117,7 @@ def training_parts(data: DataConfig, *, labels: bool = True) -> list[ScenePart]:
 
 
 def visible_labels(data: DataConfig, parts: Sequence[ScenePart]) -> dict[str, Any] | None:
-    """What to say of the labels that a run on these parts sees, as plain values; None: all of them.
+    """What to say of the labels that a run on these parts sees, as plain values; None: most rows have one.
 
     Of parts that :func:`training_parts` gave.
 
@@ -125,8 +125,9 @@ def visible_labels(data: DataConfig, parts: Sequence[ScenePart]) -> dict[str, An
         InputError: the mask file is missing or damaged.
     """
     if data.weak_labels is None:
-        hidden = any(part.visible is not None for part in parts)
-        return no_labels(data.class_names, len(parts)) if hidden else None
+        if any(part.visible is not None for part in parts):
+            return no_labels(data.class_names, len(parts))
+        return own_labels(data.class_names, (labels for part in parts if (labels := part.labels) is not None))
     told = WeakLabels.load(data.weak_labels).summary(part.scene.name for part in parts)
     lost = sum(_count_lost(part) for part in parts)
     return told | {"lost": lost} if lost else told

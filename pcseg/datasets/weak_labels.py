@@ -19,9 +19,13 @@ from pcseg.datasets.hidden_labels import HiddenLabels
 from pcseg.datasets.row_source import RowSource
 from pcseg.datasets.weak_recipes import AnyRecipe, Recipe
 from pcseg.errors import InputError
+from pcseg.ignore import IGNORE
 from pcseg.io.atomic import replacing
 
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
+MOST_SHARE = 0.5
+"""Of rows with a label, where labels count as few."""
+FIRST_SCENES = 50
 _AGAIN = "draw it again with python -m pcseg.weaken"
 
 
@@ -208,8 +212,7 @@ class WeakLabels:
             "seed": info.seed,
             "voxel_size": info.voxel_size,
             "labels": dict(zip(info.class_names, counts, strict=True)),
-            "scenes": len(scenes),
-            "labelled_scenes": sum(sum(scene.class_counts) > 0 for scene in scenes),
+            **_by_scene([sum(scene.class_counts) for scene in scenes]),
             "ratio_points": ratio_points,
             "ratio_voxels": ratio_voxels,
             "sha256": self.sha256,
@@ -223,12 +226,42 @@ def no_labels(class_names: Sequence[str], scenes: int) -> dict[str, Any]:
         "seed": 0,
         "voxel_size": None,
         "labels": dict.fromkeys(class_names, 0),
-        "scenes": scenes,
-        "labelled_scenes": 0,
+        **_by_scene([0] * scenes),
         "ratio_points": 0.0,
         "ratio_voxels": None,
         "sha256": None,
     }
+
+
+def own_labels(
+    class_names: Sequence[str],
+    scenes: Iterable[np.ndarray],  # (N,) class index or IGNORE each
+) -> dict[str, Any] | None:
+    """What :meth:`WeakLabels.summary` would be of data that carry few labels themselves; None: most rows have one.
+
+    Whether they are few is told from the first scenes; the others are read only then.
+    """
+    counts, labelled, rows = np.zeros(len(class_names), np.int64), [], 0
+    for number, labels in enumerate(scenes, start=1):
+        shown = np.bincount(labels[labels != IGNORE], minlength=len(class_names))
+        counts, rows = counts + shown, rows + len(labels)
+        labelled.append(int(shown.sum()))
+        if number == FIRST_SCENES and sum(labelled) > MOST_SHARE * rows:
+            return None
+    if sum(labelled) > MOST_SHARE * rows:
+        return None
+    return no_labels(class_names, 0) | {
+        "recipe": {"kind": "own"},
+        "labels": dict(zip(class_names, counts.tolist(), strict=True)),
+        **_by_scene(labelled),
+        "ratio_points": sum(labelled) / max(rows, 1),
+    }
+
+
+def _by_scene(labelled: Sequence[int]) -> dict[str, Any]:
+    """How the labels lie in scenes, from their number in each."""
+    few = {"least": min(labelled), "median": float(np.median(labelled)), "most": max(labelled)} if labelled else None
+    return {"scenes": len(labelled), "labelled_scenes": sum(n > 0 for n in labelled), "labels_a_scene": few}
 
 
 def describe_summary(summary: Mapping[str, Any]) -> str:
@@ -243,9 +276,12 @@ def describe_summary(summary: Mapping[str, Any]) -> str:
     ]
     number = sum(summary["labels"].values())
     text = f"{kind} ({', '.join(settings)}), seed {summary['seed']}" if settings else f"{kind}, seed {summary['seed']}"
+    text = "labels of their own" if kind == "own" else text
     text += f": {number:,} labels, {summary['ratio_points']:.4%} of all rows"
     if summary["ratio_voxels"] is not None:
         text += f", {summary['ratio_voxels']:.4%} of all voxels"
+    if (few := summary.get("labels_a_scene")) and summary["scenes"] > 1:
+        text += f", {few['least']:,} to {few['most']:,} a scene (median {few['median']:g})"
     if kind == "scenes":
         text += f", {summary['labelled_scenes']} of {summary['scenes']} scenes"
     if summary.get("lost"):

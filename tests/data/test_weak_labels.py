@@ -15,9 +15,10 @@ from pcseg.datasets.scene_folder import Scene
 from pcseg.datasets.scene_part import ScenePart, training_parts, validation_parts
 from pcseg.datasets.voxel_scene import VoxelScene
 from pcseg.datasets.weak_draw import draw_labels
-from pcseg.datasets.weak_labels import WeakLabels, labels_sha256
+from pcseg.datasets.weak_labels import WeakLabels, describe_summary, labels_sha256, own_labels
 from pcseg.datasets.weak_recipes import ListRecipe, PointsRecipe, RatioRecipe, ScenesRecipe
 from pcseg.errors import InputError
+from pcseg.weaken import print_table
 from tests.data.grids import Grid
 from tests.data.pictures import data_config, write_picture
 from tests.data.scenes import town, write_scene
@@ -318,3 +319,32 @@ def test_training_parts_hide_and_validation_parts_do_not(tmp_path):
     none.save(tmp_path / "none.npz")
     with pytest.raises(InputError, match="shows no label of the training scenes"):
         training_parts(data.model_copy(update={"weak_labels": tmp_path / "none.npz"}))
+
+
+def test_few_labels_of_the_data_themselves_are_told_of():
+    few, none, all_of = np.array([0, 1, IGNORE, IGNORE, IGNORE]), np.full(3, IGNORE), np.array([0, 1, 1])
+    told = own_labels(("a", "b"), [few, none])
+    assert told is not None and told["labels"] == {"a": 1, "b": 1} and told["ratio_points"] == 2 / 8
+    assert told["labelled_scenes"] == 1 and told["labels_a_scene"] == {"least": 0, "median": 1.0, "most": 2}
+    line = "labels of their own: 2 labels, 25.0000% of all rows, 0 to 2 a scene (median 1)"
+    assert describe_summary(told) == line
+    assert own_labels(("a", "b"), [all_of, few]) is None
+
+
+def test_a_large_labelled_set_is_not_read_to_its_end():
+    def scenes():
+        yield from [np.zeros(4, np.int16)] * 60
+        raise AssertionError("read on")
+
+    assert own_labels(("a",), scenes()) is None
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_tables_of_many_classes_can_be_read(monkeypatch, capsys, width):
+    names = tuple(f"kind_of_thing_{number}" for number in range(20))
+    grid = Grid((1, 2000), {}, np.arange(2000).astype(np.int16) % 20, class_names=names, name="Area_1_office_1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_table(draw_labels([grid], RatioRecipe(ratio=0.01), seed=0))
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names) and "1.0000%" in shown and "Area_1_office_1" in shown
+    assert max(map(len, shown.splitlines())) <= width

@@ -301,8 +301,11 @@ def test_files_of_ones_own_with_few_labelled_points(tmp_path, suffix, command):
     config = toy_config(tmp_path / "data", steps=40, optim={"lr": 0.01})
     train(config, tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["miou"] > 0.8 and metrics["weak_labels"] is None
-    code, _, _ = command(evaluate.main, [tmp_path / "run", "--protocol", "full/votes=1/scene"])
+    seen = metrics["weak_labels"]
+    assert metrics["miou"] > 0.8 and seen["recipe"] == {"kind": "own"}
+    assert seen["labels"] == {"flat": 30, "tall": 30} and seen["ratio_points"] == 60 / 1500
+    code, out, _ = command(evaluate.main, [tmp_path / "run", "--protocol", "full/votes=1/scene"])
+    assert "trained on labels of their own: 60 labels, 4.0000% of all rows" in " ".join(out.split())
     scored = json.loads((tmp_path / "run" / "metrics.json").read_text())["num_points"]
     labels = Scene.open(tmp_path / "data" / "val_a").labels
     assert code == 0 and labels is not None and scored == int((labels >= 0).sum()) < 1500
