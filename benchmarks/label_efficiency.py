@@ -25,6 +25,9 @@ from typing import Any
 
 import tyro
 
+if __package__ is None:  # started as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.accuracy import command, prepare, train_and_score
 from benchmarks.table import write_between
 from pcseg.config import (
@@ -143,6 +146,7 @@ class Args:
     methods: tuple[str, ...] = ()
     """All where none is named; "full" is supervision with all labels."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """Which ones, each a run of every method."""
     protocol: str = "full/votes=4/scene"
     study: bool = False
     """Train soft self-labelling with every relaxation and coupling instead of the methods."""

@@ -10,8 +10,13 @@ The cases are in ``benchmarks/cases/training_step.py`` and ``method_step.py``; r
 from __future__ import annotations
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import tyro
+
+if __package__ is None:  # started as a file
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.ops import Args, main
 
