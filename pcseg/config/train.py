@@ -13,7 +13,6 @@ from pcseg.config.method import (
     ErdaConfig,
     MethodConfig,
     PointPanopticConfig,
-    SoftSelfLabelConfig,
     SupervisedConfig,
 )
 from pcseg.config.model import EncoderConfig, KPConvConfig, ModelConfig
@@ -122,9 +121,6 @@ class TrainConfig(Config):
         if isinstance(weights, tuple) and len(weights) != len(self.data.class_names):
             raise ValueError(f"loss.class_weights needs {len(self.data.class_names)} values, got {len(weights)}")
         method = self.method
-        if isinstance(method, SoftSelfLabelConfig) and (method.label_noise or 0) >= 1 - 1 / len(self.data.class_names):
-            most = f"1 - 1 / {len(self.data.class_names)}, what a label that says nothing has"
-            raise ValueError(f"method.label_noise must be below {most}, got {method.label_noise}; leave it out")
         if isinstance(method, ConsistencyConfig) and method.average_teaches and not self.average:
             raise ValueError("the teacher is the running average of the weights, and there is none; set average")
         if not self.reads_labels and self.data.weak_labels is not None:

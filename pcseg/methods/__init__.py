@@ -17,6 +17,7 @@ from pcseg.config import (
     TrainConfig,
 )
 from pcseg.datasets.feature_contract import FeatureContract
+from pcseg.errors import InputError
 from pcseg.methods.consistency import Consistency
 from pcseg.methods.entropy_minimization import EntropyMinimization
 from pcseg.methods.erda import Erda
@@ -71,6 +72,7 @@ def build_method(
             clusters=clusters,
         )
     if isinstance(method, SoftSelfLabelConfig):
+        _check_noise(method, len(config.data.class_names))
         return SoftSelfLabel(model, labelled, method, contrasts=contrasts_of(contract, method.contrast))
     if isinstance(method, ConsistencyConfig):
         host = Consistency(model, labelled, method, average=average)
@@ -91,3 +93,13 @@ def build_method(
     if config.panoptic is not None:
         return Panoptic(model, labelled, config.panoptic, config.data.is_thing)
     return Supervised(model, labelled)
+
+
+def _check_noise(method: SoftSelfLabelConfig, num_classes: int) -> None:
+    """Here, not in the config: checkpoints of older runs, which can still predict, name a noise that nothing reads."""
+    most = 1 - 1 / num_classes
+    if method.optimization == "hard_graph_cut" and method.label_noise is not None and method.label_noise >= most:
+        raise InputError(
+            f"method.label_noise must be below {most:.4g}, what a label of {num_classes} classes that says nothing has, "
+            f"got {method.label_noise}; leave it out"
+        )

@@ -210,3 +210,9 @@ def test_penalties_of_a_network_do_not_depend_on_the_number_of_labels(folders, t
     assert float(terms["each"]["deform_fitting"].detach()) > 0
     torch.testing.assert_close(terms["rows"]["deform_fitting"], terms["each"]["deform_fitting"])
     torch.testing.assert_close(terms["rows"]["cross_entropy"], share * terms["each"]["cross_entropy"])
+
+
+def test_a_label_noise_that_would_turn_labels_around_is_refused(folders, tmp_path):
+    method = SoftSelfLabelConfig(optimization="hard_graph_cut", label_noise=0.95)
+    with pytest.raises(InputError, match=r"label_noise must be below 0\.\d+, .* got 0.95; leave it out"):
+        train(config_of("cloud", folders, "kpconv", method=method), tmp_path / "run")
