@@ -11,6 +11,7 @@ from pcseg.config import (
     EntropyMinimizationConfig,
     ErdaConfig,
     IPixMatchConfig,
+    MethodConfig,
     PointPanopticConfig,
     PseudoLabelConfig,
     SoftSelfLabelConfig,
@@ -57,6 +58,7 @@ def build_method(
         InputError: settings that do not fit the data.
     """
     labelled, method = LabelledLoss(config.loss, class_weights), config.method
+    _check(method, config)
     if isinstance(method, EntropyMinimizationConfig):
         return EntropyMinimization(model, labelled, method)
     if isinstance(method, PseudoLabelConfig):
@@ -72,7 +74,6 @@ def build_method(
             clusters=clusters,
         )
     if isinstance(method, SoftSelfLabelConfig):
-        _check_noise(method, len(config.data.class_names))
         return SoftSelfLabel(model, labelled, method, contrasts=contrasts_of(contract, method.contrast))
     if isinstance(method, ConsistencyConfig):
         host = Consistency(model, labelled, method, average=average)
@@ -95,11 +96,14 @@ def build_method(
     return Supervised(model, labelled)
 
 
-def _check_noise(method: SoftSelfLabelConfig, num_classes: int) -> None:
-    """Here, not in the config: checkpoints of older runs, which can still predict, name a noise that nothing reads."""
-    most = 1 - 1 / num_classes
-    if method.optimization == "hard_graph_cut" and method.label_noise is not None and method.label_noise >= most:
-        raise InputError(
-            f"method.label_noise must be below {most:.4g}, what a label of {num_classes} classes that says nothing has, "
-            f"got {method.label_noise}; leave it out"
-        )
+def _check(method: MethodConfig, config: TrainConfig) -> None:
+    """Here, not in the config: checkpoints of older runs, which can still predict, name settings that nothing reads."""
+    if isinstance(method, ErdaConfig) and method.class_weighted and config.loss.class_weights == "none":
+        raise InputError("method.class_weighted needs weights of classes, and there are none; set loss.class_weights")
+    if isinstance(method, SoftSelfLabelConfig) and method.optimization == "hard_graph_cut" and method.label_noise:
+        most = 1 - 1 / len(config.data.class_names)
+        if method.label_noise >= most:
+            raise InputError(
+                f"method.label_noise must be below {most:.4g}, that of a label which says nothing, "
+                f"got {method.label_noise}; leave it out"
+            )

@@ -216,3 +216,8 @@ def test_a_label_noise_that_would_turn_labels_around_is_refused(folders, tmp_pat
     method = SoftSelfLabelConfig(optimization="hard_graph_cut", label_noise=0.95)
     with pytest.raises(InputError, match=r"label_noise must be below 0\.\d+, .* got 0.95; leave it out"):
         train(config_of("cloud", folders, "kpconv", method=method), tmp_path / "run")
+
+
+def test_class_weighted_terms_need_weights(folders, tmp_path):
+    with pytest.raises(InputError, match="class_weighted needs weights of classes, and there are none"):
+        train(config_of("cloud", folders, "kpconv", method=ErdaConfig(class_weighted=True)), tmp_path / "run")
