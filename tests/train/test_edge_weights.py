@@ -18,7 +18,7 @@ LARGEST = {"uint8": 255.0, "uint16": 65535.0, "float": 1.0}
 
 
 def contract_of(colors: str) -> FeatureContract:
-    """Colours as integers of some type or as floats, heights of echoes and normals, each channel on a scale."""
+    """Colours as integers of some type or as floats, strengths of echoes and normals, each channel on a scale."""
     kinds = {"color": "none" if colors == "float" else "unit", "intensity": "log1p", "normals": "none"}
     features = []
     for name, stds in STDS.items():
