@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pcseg.batch import IGNORE
+from pcseg.losses import entropy
 from pcseg.pseudo.class_queries import ClassQueries
 from pcseg.pseudo.prototypes import NEVER, Projection, Prototypes
 
@@ -58,6 +59,18 @@ def test_the_softest_labels_possible(classes, peak):
     sharper = Prototypes(classes, classes, temperature=0.1)
     sharper.update(torch.eye(classes), torch.arange(classes))
     assert float(sharper(torch.eye(classes)[:1]).softmax(1).max()) > peak
+
+
+def test_the_least_soft_labels_of_thirteen_classes():
+    """All other prototypes opposite: .3811. All at right angles: an entropy of 2.504, of ln 13 = 2.565."""
+    prototypes = Prototypes(13, 2)
+    prototypes.update(torch.tensor([[1.0, 0], *[[-1.0, 0]] * 12]), torch.arange(13))
+    logits = prototypes(torch.tensor([[3.0, 0]]))
+    assert logits.tolist() == [[1.0] + [-1.0] * 12]
+    assert float(logits.softmax(1).max()) == pytest.approx(0.3811, abs=5e-5)
+    apart = Prototypes(13, 13)
+    apart.update(torch.eye(13), torch.arange(13))
+    assert float(entropy(apart(torch.eye(13)[:1]))[0]) == pytest.approx(2.504, abs=5e-4)
 
 
 def test_gradients_reach_features_and_not_prototypes():
