@@ -181,9 +181,14 @@ def toy_picture():
     return torch.from_numpy(truth.ravel()), edges, log_probs, labels
 
 
-@pytest.mark.parametrize(("relaxation", "first", "last"), [("cd", 4027, 248), ("q", 1795, 252), ("bl", 7107, 297)])
-@pytest.mark.parametrize("lr", [0.075, 0.3])
-def test_no_step_raises_the_energy_of_a_toy(relaxation, first, last, lr):
+@pytest.mark.parametrize(
+    ("relaxation", "first", "lr", "last"),
+    [
+        ("cd", 4027, 0.075, 248.2), ("q", 1795, 0.075, 252.4), ("bl", 7107, 0.075, 297.0),
+        ("cd", 4027, 0.3, 241.0), ("q", 1795, 0.3, 242.1), ("bl", 7107, 0.3, 262.1),
+    ],
+)  # fmt: skip
+def test_no_step_raises_the_energy_of_a_toy(relaxation, first, lr, last):
     """Two hundred steps of the size in use, and of four times that; energies as a program of its own found them."""
     truth, edges, log_probs, labels = toy_picture()
     assert float((log_probs.argmax(1) == truth).float().mean()) == pytest.approx(0.614, abs=1e-3)
@@ -204,13 +209,10 @@ def test_no_step_raises_the_energy_of_a_toy(relaxation, first, last, lr):
         )
     assert all(after <= before for before, after in itertools.pairwise(energies))
     assert energies[0] == pytest.approx(first, rel=0.01)
-    if lr == 0.075:
-        assert energies[-1] == pytest.approx(last, abs=1.0)
-        solved = solve_soft_labels(log_probs, labels, potts_on_edges(edges, relaxation), steps=199)
-        assert float(solved.first_energy) == pytest.approx(energies[0], rel=1e-5)
-        assert float(solved.last_energy) == pytest.approx(energies[-1], rel=1e-4)
-    else:
-        assert energies[-1] < last
+    assert energies[-1] == pytest.approx(last, abs=0.5)
+    solved = solve_soft_labels(log_probs, labels, potts_on_edges(edges, relaxation), steps=199, lr=lr)
+    assert float(solved.first_energy) == pytest.approx(energies[0], rel=1e-5)
+    assert float(solved.last_energy) == pytest.approx(energies[-1], rel=1e-4)
     assert float((values.argmax(1) == truth)[~seeds].float().mean()) > 0.997
 
 
