@@ -104,7 +104,7 @@ def _class_map_correlation(teacher: Tensor, student: Tensor, offsets: Tensor) ->
     both, of_teacher, of_student = products.chunk(3, 1)
     # The root's slope is infinite at 0: a map without variance is kept away from it.
     norms = (of_teacher * of_student).clamp(min=_EPS**2).sqrt()
-    varies = of_teacher > _CONSTANT**2
+    varies = ~(of_teacher <= _CONSTANT**2)  # so that NaN stays NaN
     missed = torch.where(varies, 1 - both / (norms + _EPS), 0.0)
     return missed.sum(1) / varies.sum(1).clamp(min=1)
 

@@ -23,7 +23,8 @@ class Erda(nn.Module):
     q is the prediction; p comes from cosines of the projected features with class prototypes (running means of the
     labelled rows' features), with class queries, or each with its own term. p is not detached: the term trains the
     projection and the backbone through it, and the classifier through q. Queries are also trained on the labelled rows,
-    as nothing else tells them what a class is.
+    as nothing else tells them what a class is. A class that no label has shown yet gets no probability from prototypes,
+    and some from queries.
 
     Unsupervised, the sure rows of k-means clusters of the input features stand for labelled rows; all the rest is the
     same, and a class is a cluster.

@@ -15,6 +15,11 @@ class ClassQueries(nn.Module):
     A layer is attention to the rows (keys and values: features with a code of their place), then a perceptron, each
     added to the queries and normalised.
 
+    A class that no label has shown is not ruled out, as prototypes do: its query is there from the start, near random.
+    At temperature 1 its share is 1 / K at first, and cross-entropy on the labelled rows only lowers it; as cosines lie
+    in [-1, 1] it never vanishes. Pseudo-labels then teach that share of a class that may not exist: leave out of
+    ``class_names`` what no training label names.
+
     Args:
         num_classes: K.
         channels: C of the projected features, divisible by ``heads``.

@@ -29,14 +29,14 @@ def expand(
     ``sweeps`` times round: each expansion is optimal, and the energy never rises. Costs count in units of 1 / 1024.
 
     Raises:
-        ValueError: shapes that differ.
+        ValueError: shapes that differ, a neighbour outside [0, N], a label that is no class, a cost that is NaN, a
+            weight that is not finite.
 
     Source: Boykov, Veksler and Zabih 2001, Fast approximate energy minimization via graph cuts (expansion moves; the
     construction without auxiliary nodes is that of Kolmogorov and Zabih 2004). Maximum flow is SciPy's.
     """
+    _check("expand", unary, edges, labels)
     rows, classes = unary.shape
-    if edges.neighbors.shape[0] != rows or labels.shape != (rows,):
-        raise ValueError(f"expand: edges and labels of {rows} rows expected, as unary has")
     seeds = labels != IGNORE
     costs = np.rint(unary.detach().double().cpu().numpy() * _UNITS).clip(0, _MOST // 4).astype(np.int64)
     fixed = seeds.cpu().numpy()
@@ -59,12 +59,60 @@ def expand(
 
 
 def potts_cost(unary: Tensor, edges: GridEdges, labels: Tensor) -> float:
-    """The energy that :func:`expand` lowers, of a labelling (N,)."""
+    """The energy that :func:`expand` lowers, of a labelling (N,).
+
+    Raises:
+        ValueError: as :func:`expand`.
+    """
     rows = len(unary)
+    _check("potts_cost", unary, edges, labels)
     first, second, weights = _pairs(edges, rows)
     chosen = labels.cpu().numpy()
     own = unary.detach().double().cpu().numpy()[np.arange(rows), chosen].sum()
     return float(own + (weights * (chosen[first] != chosen[second])).sum() / _UNITS)
+
+
+def _check(op: str, unary: Tensor, edges: GridEdges, labels: Tensor) -> None:
+    if unary.ndim != 2 or unary.shape[1] < 1:
+        raise ValueError(f"{op}: unary must be (N, K) with K >= 1, got {tuple(unary.shape)}")
+    rows, classes = unary.shape
+    neighbors, weight = edges
+    if neighbors.ndim != 2 or len(neighbors) != rows:
+        raise ValueError(f"{op}: neighbors must be (N = {rows}, k), got {tuple(neighbors.shape)}")
+    if weight.shape != neighbors.shape:
+        raise ValueError(
+            f"{op}: edge_weight must have the shape of neighbors, {tuple(neighbors.shape)}, got {tuple(weight.shape)}"
+        )
+    if labels.shape != (rows,):
+        raise ValueError(f"{op}: labels must be (N = {rows},), got {tuple(labels.shape)}")
+    outside = (neighbors < 0) | (neighbors > rows)
+    if bool(outside.any()):
+        raise ValueError(
+            f"{op}: neighbors must lie in [0, N = {rows}], where N means no edge, got {_first(neighbors, outside)}"
+        )
+    unknown = (labels != IGNORE) & ((labels < 0) | (labels >= classes))
+    if bool(unknown.any()):
+        raise ValueError(
+            f"{op}: labels must lie in [0, K = {classes}) or be IGNORE ({IGNORE}), got {_first(labels, unknown)}"
+        )
+    missing = unary.isnan()
+    if bool(missing.any()):
+        raise ValueError(
+            f"{op}: unary must be numbers (inf where a class is ruled out), got {_first(unary, missing)}; look for "
+            f"what made the network's output NaN"
+        )
+    endless = ~weight.isfinite() & (neighbors < rows)
+    if bool(endless.any()):
+        raise ValueError(
+            f"{op}: edge_weight must be finite where there is a neighbour, got {_first(weight, endless)}; a large "
+            f"weight does what inf would"
+        )
+
+
+def _first(values: Tensor, wrong: Tensor) -> str:
+    """The first wrong value and where it stands."""
+    place = torch.nonzero(wrong)[0].tolist()
+    return f"{values[tuple(place)].item():g} at {place}"
 
 
 def _pairs(edges: GridEdges, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

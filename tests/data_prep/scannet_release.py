@@ -119,3 +119,14 @@ def write_release(root: Path) -> Path:
     for name, scenes in lists.items():
         (release / "Tasks" / f"scannetv2_{name}.txt").write_text("\n".join(scenes) + "\n")
     return release
+
+
+def write_point_lists(release: Path, count: int) -> dict[str, np.ndarray]:
+    """Lists of labelled points as the Data-Efficient benchmark has them, of the scenes to train on; sorted rows."""
+    import torch
+
+    rng = np.random.default_rng(count)
+    lists = {scene: rng.permutation(SIDE * SIDE)[:count] for scene in ("scene0000_00", "scene0000_01")}
+    (release / "points").mkdir()
+    torch.save({scene: rows.tolist() for scene, rows in lists.items()}, release / f"points/points{count}")
+    return {scene: np.sort(rows) for scene, rows in lists.items()}

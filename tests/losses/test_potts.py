@@ -77,8 +77,19 @@ def test_one_end_moves_between_other_classes():
     floor = math.exp(-30)
     for t in (0, 0.25, 0.5):
         close(pairwise(logs(1, 0, 0), logs(0, 1 - t, t), "cce"), -math.log((2 - t if t == 0 else 2) * floor), 1)
-    assert 28 < pairwise(logs(1, 0, 0), logs(0, 1, 0), "cd") < 30
+        # Without the floor infinite at every t: p.q is 2 floors, the norm of p is 1
+        norm = math.hypot(1 - t, t)
+        close(pairwise(logs(1, 0, 0), logs(0, 1 - t, t), "cd"), 30 - math.log(2) + math.log(norm))
     assert 28 < pairwise(logs(1, 0, 0), logs(0, 1, 0), "lq") < 30
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 21])
+def test_both_ends_undecided(classes):
+    """Only the bilinear forms charge for it: 1 - 1 / K and ln K."""
+    uniform = torch.full((classes,), -math.log(classes), dtype=torch.float64)
+    expected = {"bl": 1 - 1 / classes, "cce": math.log(classes)}
+    for relaxation in RELAXATIONS:
+        close(pairwise(uniform, uniform, relaxation), expected.get(relaxation, 0.0), atol=1e-12)
 
 
 def test_one_element_between_two():
@@ -118,18 +129,20 @@ def test_energies_of_a_chain():
 
 
 @pytest.mark.parametrize(
-    ("relaxation", "inner"),
+    ("relaxation", "inner", "lr"),
     [
-        ("q", (0.75, 0.5, 0.25)),
-        ("lq", (0.75, 0.5, 0.25)),
-        ("nq", (0.707107, 0.5, 0.292893)),
-        ("cd", (0.707107, 0.5, 0.292893)),
+        ("bl", (1, 0.5, 0), 1e5),
+        ("q", (0.75, 0.5, 0.25), 1.0),
+        ("nq", (0.707107, 0.5, 0.292893), 1.0),
+        ("cce", (1, 0.5, 0), 1e5),
+        ("cd", (0.707107, 0.5, 0.292893), 1.0),
+        ("lq", (0.75, 0.5, 0.25), 1.0),
     ],
 )
-def test_where_descent_on_a_chain_ends(relaxation, inner):
-    """Seeds at both ends, uniform between them: the random walker's ramp, or equal angles."""
+def test_where_descent_on_a_chain_ends(relaxation, inner, lr):
+    """Seeds at both ends, uniform between them: the random walker's ramp, equal angles, or one undecided middle."""
     logits = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.SGD([logits], lr=1.0)
+    optimizer = torch.optim.SGD([logits], lr=lr)
     for _ in range(600):
         optimizer.zero_grad()
         inside = torch.log_softmax(logits, 1)

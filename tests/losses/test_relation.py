@@ -38,6 +38,58 @@ def test_correlation_is_one_minus_pearson():
     assert float(found) == pytest.approx(1 - sum(rho) / 3, abs=1e-5)
 
 
+def through_sigmoid(values, scale: float = 0.1, shift: float = 0.5) -> torch.Tensor:  # (N, 2)
+    """Logits of two classes whose probabilities are an affine function of the values, and its complement."""
+    p = shift + scale * torch.tensor(values)
+    return torch.stack([p.log(), (1 - p).log()], 1)
+
+
+def test_correlation_by_hand():
+    """rho = .688247 of the two maps. Two classes have one map, rising and falling: rho is the same in both."""
+    teacher, student = through_sigmoid(T), through_sigmoid(R)
+    assert float(relation(teacher, student, ALL, kind="correlation")) == pytest.approx(0.311753, abs=2e-6)
+    masked = relation(teacher, student, torch.tensor([True, True, False, True]), kind="correlation")
+    assert float(masked) == pytest.approx(0.244071, abs=2e-6)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(0.3, 0.35), (0.02, 0.9), (-0.1, 0.5)])
+def test_correlation_sees_no_affine_change(scale, shift):
+    """Of either map; a falling one of the teacher turns rho round. Of the map itself nothing is left to tell."""
+    teacher, student = through_sigmoid(T), through_sigmoid(R)
+    rho = 0.688247 if scale > 0 else -0.688247
+    for pair in ((through_sigmoid(T, scale, shift), student), (teacher, through_sigmoid(R, scale, shift))):
+        assert float(relation(*pair, ALL, kind="correlation")) == pytest.approx(1 - rho, abs=1e-5)
+    itself = relation(teacher, through_sigmoid(T, scale, shift), ALL, kind="correlation")
+    assert float(itself) == pytest.approx(0.0 if scale > 0 else 2.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0, 4.0])
+def test_gradient_of_the_class_maps(temperature):
+    """(tau / K) (student's share - teacher's share) of a row in a class map; 0 at rows that are not sure."""
+    torch.manual_seed(3)
+    teacher, student = torch.randn(12, 5), torch.randn(12, 5, requires_grad=True)
+    sure = torch.arange(12) % 4 != 1
+    relation(teacher, student, sure, kind="kl", temperature=temperature).backward()
+    shares = [(x.detach()[sure] / temperature).exp() for x in (student, teacher)]
+    student_share, teacher_share = (x / x.sum(0) for x in shares)
+    expected = torch.zeros(12, 5)
+    expected[sure] = temperature / 5 * (student_share - teacher_share)
+    torch.testing.assert_close(student.grad, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["kl", "correlation", "affinity"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_nan_stays_nan(kind, value):
+    """So that the trainer can say that the loss is not finite; a row that is not sure does not count."""
+    torch.manual_seed(4)
+    good, bad = torch.randn(6, 3), torch.randn(6, 3)
+    bad[2, 1] = value
+    rows = torch.ones(6, dtype=torch.bool)
+    for teacher, student in ((bad, good), (good, bad)):
+        assert bool(relation(teacher, student, rows, kind=kind).isnan())
+        assert bool(relation(teacher, student, torch.arange(6) != 2, kind=kind).isfinite())
+
+
 def test_a_constant_class_map_carries_no_relation():
     teacher = torch.tensor([[1.0, 0.0, -200.0], [0.0, 1.0, -200.0], [2.0, 0.0, -200.0]])
     student = teacher + torch.tensor([0.0, 0.0, 1.0])

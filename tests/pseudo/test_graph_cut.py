@@ -61,10 +61,48 @@ def test_a_picture_is_cleaned_and_the_energy_falls():
     assert potts_cost(unary, edges, found) < potts_cost(unary, edges, logits.argmax(1))
 
 
-def test_mismatched_inputs_are_refused():
+def changed(values: torch.Tensor, place, value) -> torch.Tensor:
+    values = values.clone()
+    values[place] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda u, n, w, y: (u[0], n, w, y), r"unary must be \(N, K\) with K >= 1, got \(2,\)"),
+        (lambda u, n, w, y: (u, n[:4], w[:4], y), r"neighbors must be \(N = 9, k\), got \(4, 3\)"),
+        (lambda u, n, w, y: (u, n, w[:, :2], y), r"edge_weight must have the shape of .*\(9, 3\), got \(9, 2\)"),
+        (lambda u, n, w, y: (u, n, w, y[:4]), r"labels must be \(N = 9,\), got \(4,\)"),
+        (lambda u, n, w, y: (u, changed(n, (2, 1), 10), w, y), r"\[0, N = 9\], where N .* got 10 at \[2, 1\]"),
+        (lambda u, n, w, y: (u, changed(n, (0, 0), -1), w, y), r"\[0, N = 9\], where N .* got -1 at \[0, 0\]"),
+        (lambda u, n, w, y: (u, n, w, changed(y, 3, 2)), r"\[0, K = 2\) or be IGNORE \(-1\), got 2 at \[3\]"),
+        (lambda u, n, w, y: (u, n, w, changed(y, 3, -2)), r"or be IGNORE \(-1\), got -2 at \[3\]"),
+        (
+            lambda u, n, w, y: (changed(u, 5, torch.nan), n, w, y),
+            r"unary must be numbers .*, got nan at \[5, 0\]; look",
+        ),
+        (lambda u, n, w, y: (u, n * 0, changed(w, (4, 2), torch.nan), y), r"must be finite .*, got nan at \[4, 2\]"),
+        (lambda u, n, w, y: (u, n * 0, changed(w, (4, 2), torch.inf), y), r"must be finite .*, got inf at \[4, 2\]; a"),
+    ],
+)
+def test_bad_input_is_refused(change, message):
+    """Before it can be dropped, or turned into class 0."""
     unary, edges, labels = random_problem(0, 9, 2)
-    with pytest.raises(ValueError, match="rows expected"):
-        expand(unary, edges, labels[:4])
+    unary, neighbors, weight, labels = change(unary, *edges, labels)
+    for op in (expand, potts_cost):
+        with pytest.raises(ValueError, match=f"^{op.__name__}: .*{message}"):
+            op(unary, GridEdges(neighbors, weight), labels)
+
+
+def test_what_costs_nothing_may_be_anything():
+    """The weight of an empty slot; a class that is ruled out costs infinitely much."""
+    unary, (neighbors, weight), labels = random_problem(0, 9, 2)
+    expected = expand(unary, GridEdges(neighbors, weight), labels)
+    noisy = torch.where(neighbors == 9, torch.nan, weight)
+    assert (neighbors == 9).any() and torch.equal(expand(unary, GridEdges(neighbors, noisy), labels), expected)
+    unary[1:, 0] = torch.inf
+    assert expand(unary, GridEdges(neighbors, weight), labels).tolist() == [1] * 9
 
 
 def test_robust_cross_entropy():

@@ -1,9 +1,12 @@
 """Prototypes and queries: values, gradient routes, classes that are not there."""
 
+import math
+
 import pytest
 import torch
 
 from pcseg.batch import IGNORE
+from pcseg.losses import entropy, erda
 from pcseg.pseudo.class_queries import ClassQueries
 from pcseg.pseudo.prototypes import NEVER, Projection, Prototypes
 
@@ -60,6 +63,18 @@ def test_the_softest_labels_possible(classes, peak):
     assert float(sharper(torch.eye(classes)[:1]).softmax(1).max()) > peak
 
 
+def test_the_least_soft_labels_of_thirteen_classes():
+    """All other prototypes opposite: .3811. All at right angles: an entropy of 2.504, of ln 13 = 2.565."""
+    prototypes = Prototypes(13, 2)
+    prototypes.update(torch.tensor([[1.0, 0], *[[-1.0, 0]] * 12]), torch.arange(13))
+    logits = prototypes(torch.tensor([[3.0, 0]]))
+    assert logits.tolist() == [[1.0] + [-1.0] * 12]
+    assert float(logits.softmax(1).max()) == pytest.approx(0.3811, abs=5e-5)
+    apart = Prototypes(13, 13)
+    apart.update(torch.eye(13), torch.arange(13))
+    assert float(entropy(apart(torch.eye(13)[:1]))[0]) == pytest.approx(2.504, abs=5e-4)
+
+
 def test_gradients_reach_features_and_not_prototypes():
     prototypes, feats, _ = seen_prototypes()
     leaf = feats.clone().requires_grad_()
@@ -90,6 +105,35 @@ def test_queries_learn_what_a_class_is():
     assert queries(feats[:0], coords[:0], torch.tensor([0, 0])).shape == (0, 2)
     with pytest.raises(ValueError, match="cannot be shared"):
         ClassQueries(2, 9, dim=3, heads=2)
+
+
+def test_queries_leave_some_probability_to_a_class_without_labels():
+    """Where prototypes leave none: the network is drawn to a class that may not exist, though never the likeliest."""
+    torch.manual_seed(0)
+    feats = torch.cat([torch.randn(60, 8) + 2, torch.randn(60, 8) - 2])
+    coords, offsets = torch.rand(120, 3), torch.tensor([0, 120])
+    labels = (torch.arange(120) >= 60).long()
+    prototypes = Prototypes(3, 8)
+    prototypes.update(feats, labels)
+    queries = ClassQueries(3, 8, dim=3, heads=2)
+    assert float(queries(feats, coords, offsets).detach().softmax(1)[:, 2].mean()) == pytest.approx(1 / 3, abs=0.05)
+    optimizer = torch.optim.Adam(queries.parameters(), lr=0.02)
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(queries(feats, coords, offsets), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    pull = {}
+    for name, pseudo in (("queries", queries(feats, coords, offsets)), ("prototypes", prototypes(feats))):
+        share = pseudo.detach().softmax(1)[:, 2]
+        # Cosines of -1 for it and of 1 for the other two are the least that it can have
+        least = 1 / (1 + 2 * math.exp(2))
+        assert bool((share >= least - 1e-6).all()) if name == "queries" else bool((share == 0).all())
+        assert bool((pseudo.argmax(1) == labels).float().mean() > 0.95)
+        logits = torch.tensor([[0.0, 0.0, -5.0]]).repeat(120, 1).requires_grad_()
+        erda(pseudo.detach(), logits).sum().backward()
+        pull[name] = -logits.grad[:, 2]
+    assert bool((pull["queries"] > 0).all()) and bool((pull["prototypes"] <= 0).all())
 
 
 def test_projection_keeps_the_width():

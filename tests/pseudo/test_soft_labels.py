@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,16 +27,18 @@ def chain(count: int) -> GridEdges:
 
 
 @pytest.mark.parametrize(
-    ("relaxation", "expected"),
+    ("relaxation", "expected", "lr"),
     [
-        ("q", (0.75, 0.5, 0.25)),
-        ("lq", (0.75, 0.5, 0.25)),
-        ("nq", (0.707107, 0.5, 0.292893)),
-        ("cd", (0.707107, 0.5, 0.292893)),
+        ("bl", (1, 0.5, 0), 100.0),
+        ("q", (0.75, 0.5, 0.25), 0.5),
+        ("nq", (0.707107, 0.5, 0.292893), 0.5),
+        ("cce", (1, 0.5, 0), 100.0),
+        ("cd", (0.707107, 0.5, 0.292893), 0.5),
+        ("lq", (0.75, 0.5, 0.25), 0.5),
     ],
 )
-def test_a_chain_between_two_seeds(relaxation, expected):
-    """Quadratic forms walk at random, normalised ones turn by equal angles."""
+def test_a_chain_between_two_seeds(relaxation, expected, lr):
+    """Quadratic forms walk at random, normalised ones turn by equal angles, bilinear ones leave the middle open."""
     logits = torch.zeros(5, 2, dtype=torch.float64).log_softmax(1)
     labels = torch.tensor([0, IGNORE, IGNORE, IGNORE, 1])
     solved = solve_soft_labels(
@@ -45,7 +48,7 @@ def test_a_chain_between_two_seeds(relaxation, expected):
         unary_weight=0.0,
         pairwise_weight=1.0,
         steps=4000,
-        lr=0.5,
+        lr=lr,
     )
     torch.testing.assert_close(
         solved.log_targets.exp()[1:4, 0], torch.tensor(expected, dtype=torch.float64), atol=1e-4, rtol=0
@@ -162,6 +165,57 @@ def test_soft_labels_clean_a_noisy_picture(relaxation):
     assert float(solved.last_energy) < 0.5 * float(solved.first_energy)
 
 
+def toy_picture():
+    """A disc and a stripe on a ground, drawn by NumPy: the toy with which the y-step was first tried on its own."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32]
+    truth = np.where(x >= 26, 2, ((y - 16) ** 2 + (x - 16) ** 2 < 81).astype(int))
+    colors = np.stack([truth * 40 + rng.normal(0, 4, (32, 32)) for _ in range(3)], -1)
+    logits = rng.normal(0, 1, (32, 32, 3))
+    logits[y, x, truth] += 1
+    seeds = np.zeros((32, 32), bool)
+    seeds[16, 12:20] = seeds[3, 3:20] = seeds[10:20, 29] = True
+    labels = torch.from_numpy(np.where(seeds, truth, IGNORE).ravel())
+    edges = ops.image_grid_edges(torch.from_numpy(colors).float(), 8, 9.0)
+    log_probs = torch.from_numpy(logits.reshape(-1, 3)).float().log_softmax(1)
+    return torch.from_numpy(truth.ravel()), edges, log_probs, labels
+
+
+@pytest.mark.parametrize(
+    ("relaxation", "first", "lr", "last"),
+    [
+        ("cd", 4027, 0.075, 248.2), ("q", 1795, 0.075, 252.4), ("bl", 7107, 0.075, 297.0),
+        ("cd", 4027, 0.3, 241.0), ("q", 1795, 0.3, 242.1), ("bl", 7107, 0.3, 262.1),
+    ],
+)  # fmt: skip
+def test_no_step_raises_the_energy_of_a_toy(relaxation, first, lr, last):
+    """Two hundred steps of the size in use, and of four times that; energies as a program of its own found them."""
+    truth, edges, log_probs, labels = toy_picture()
+    assert float((log_probs.argmax(1) == truth).float().mean()) == pytest.approx(0.614, abs=1e-3)
+    graph, seeds = ops.potts_graph(*edges, labels), labels != IGNORE
+    hard = torch.full_like(log_probs, -30.0).scatter(1, labels.clamp(min=0).unsqueeze(1), 0.0)
+    values, energies = log_probs, []
+    for _ in range(200):
+        log_y = torch.where(seeds.unsqueeze(1), hard, values.log_softmax(1))
+        unary = coupling(log_y, log_probs, "cce")[~seeds].double().sum()
+        pairs = ops.potts_energy(log_y, *edges, relaxation).double().sum()
+        energies.append(float(0.3 * unary + 6.0 * pairs))
+        values = ops.potts_descent(
+            *(values, log_probs, labels, graph, relaxation, "cce"),
+            unary_weight=0.3,
+            pairwise_weight=6.0,
+            lr=lr,
+            steps=1,
+        )
+    assert all(after <= before for before, after in itertools.pairwise(energies))
+    assert energies[0] == pytest.approx(first, rel=0.01)
+    assert energies[-1] == pytest.approx(last, abs=0.5)
+    solved = solve_soft_labels(log_probs, labels, potts_on_edges(edges, relaxation), steps=199, lr=lr)
+    assert float(solved.first_energy) == pytest.approx(energies[0], rel=1e-5)
+    assert float(solved.last_energy) == pytest.approx(energies[-1], rel=1e-4)
+    assert float((values.argmax(1) == truth)[~seeds].float().mean()) > 0.997
+
+
 def joint_loss(log_targets, log_probs, labels, edges, kind, relaxation) -> float:
     seeds = labels != IGNORE
     hard = -log_probs[seeds].gather(1, labels[seeds].unsqueeze(1)).sum()
@@ -232,6 +286,25 @@ def test_dense_energy_of_rows_apart_is_never_negative():
     impurity = 1 - log_probs.exp().square().sum(1)
     torch.testing.assert_close(dense_potts(log_probs, lattice, "bl"), alone * impurity / 2)
     assert float(dense_potts(log_probs, lattice, "q").abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("relaxation", ["bl", "q"])
+def test_dense_energy_is_its_filter_form(relaxation):
+    """Exactly, of the weights that the filter has: half of the degrees times |p|^2 (BL: times 1) less p.Wp.
+
+    A row's pair with itself costs nothing here: in Q never, in BL where the row is one-hot.
+    """
+    torch.manual_seed(6)
+    lattice = ops.PermutohedralLattice(torch.rand(60, 3, dtype=torch.float64) * 2)
+    weight = lattice.filter(torch.eye(60, dtype=torch.float64))
+    degree = weight.sum(1)
+    hard = torch.nn.functional.one_hot(torch.randint(0, 3, (60,)), 3).double()
+    differ = (hard.argmax(1).unsqueeze(1) != hard.argmax(1)).double()
+    torch.testing.assert_close(dense_potts(hard.log(), lattice, relaxation), (weight * differ).sum(1) / 2)
+    if relaxation == "q":
+        soft = torch.randn(60, 3, dtype=torch.float64).softmax(1)
+        expected = (degree * soft.square().sum(1)).sum() / 2 - torch.einsum("ik,ij,jk->", soft, weight, soft) / 2
+        torch.testing.assert_close(dense_potts(soft.log(), lattice, "q").sum(), expected)
 
 
 def test_edges_of_images_are_those_of_the_grid_op():

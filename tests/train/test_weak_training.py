@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import laspy
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from data_prep import las, ply
-from pcseg import evaluate, weaken
+from pcseg import evaluate, predict, weaken
 from pcseg.checkpoint import load_checkpoint
 from pcseg.config import DeepLabConfig, StripConfig, ViTConfig
 from pcseg.config_file import write_config
@@ -26,6 +27,7 @@ from pcseg.train import train
 from tests.train.toy import CLASSES, toy_cloud, toy_config, write_scenes
 from tests.train.toy_images import CODES, image_config, volume_config, write_images, write_volumes
 
+_KNOWN = ((2, 40), (6, 25))  # a code, and at how many points the held-out file says it
 VIT = ViTConfig(hidden=32, layers=1, heads=2, patch_size=2, image_size=24)
 
 
@@ -311,6 +313,36 @@ def test_files_of_ones_own_with_few_labelled_points(tmp_path, suffix, command):
     assert code == 0 and labels is not None and scored == int((labels >= 0).sum()) < 1500
 
 
+def test_a_held_out_file_with_few_labelled_points(tmp_path, command):
+    """Scored at its labelled points and nowhere else: as many, and as right, as the predicted file says of them."""
+    rng = np.random.default_rng(0)
+    for seed, name in enumerate(("train_a", "val_a")):
+        coords, labels = toy_cloud(seed, 1500)
+        codes = np.where(labels == 1, 6, np.where(labels == 0, 2, 0)).astype(np.uint8)
+        if name == "val_a":
+            rows = np.concatenate([rng.choice(np.flatnonzero(codes == code), n, replace=False) for code, n in _KNOWN])
+            codes = np.where(np.isin(np.arange(len(codes)), rows), codes, 0).astype(np.uint8)
+        _write_scan(tmp_path / f"{name}.las", coords, codes)
+    arguments = [str(tmp_path / "train_a.las"), str(tmp_path / "val_a.las"), "--out", str(tmp_path / "data")]
+    _prepare(las, [*arguments, "--label-map", "2=flat", "6=tall", "0=ignore", "--features", "height_above_ground"])
+    train(toy_config(tmp_path / "data", steps=40, optim={"lr": 0.01}), tmp_path / "run")
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert 0 < metrics["num_points"] <= sum(n for _, n in _KNOWN)  # a voxel has one label
+    code, _, _ = command(evaluate.main, [tmp_path / "run", "--protocol", "full/votes=1/scene"])
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert code == 0 and metrics["num_points"] == sum(n for _, n in _KNOWN)
+    scan = tmp_path / "val_a.las"
+    code, _, err = command(predict.main, [tmp_path / "run", scan, "-o", tmp_path / "out.las", "--no-pictures"])
+    assert code == 0, err
+    found = np.asarray(laspy.read(tmp_path / "out.las").pred_class)[rows]
+    truth = np.asarray(laspy.read(scan).classification)[rows] == 6
+    assert 0 < found.mean() < 1
+    assert metrics["oa"] == pytest.approx(float((found == truth).mean()), abs=1e-6)
+    for index, name in enumerate(CLASSES):
+        either, both = (found == index) | (truth == index), (found == index) & (truth == index)
+        assert metrics["iou"][name] == pytest.approx(float(both.sum() / either.sum()), abs=1e-6)
+
+
 def _prepare(module, arguments: list[str]) -> None:
     import sys
     from unittest import mock
@@ -325,8 +357,6 @@ def _write_scan(path: Path, coords: np.ndarray, codes: np.ndarray) -> None:
         types = {name: values.dtype for name, values in columns.items()}
         write_ply(path, types, len(coords), [columns])
         return
-    import laspy
-
     scan = laspy.create(point_format=6, file_version="1.4")
     scan.header.offsets, scan.header.scales = np.zeros(3), np.full(3, 0.001)
     scan.x, scan.y, scan.z = coords.T.astype(np.float64)
