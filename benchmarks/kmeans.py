@@ -56,7 +56,7 @@ def score(config: TrainConfig, neighbors: int, seed: int) -> float:
     config = config.model_copy(update={"seed": seed})
     parts = training_parts(config.data, labels=False)
     contract = fitted_contract(config, parts, None)
-    items = training_items(config, parts, contract)
+    items = training_items(config, parts, contract, few=False)
     crops = [items.labelled[2**40 + number] for number in range(CLUSTERING_CROPS)]
     clusters = Clusters.fit(crops, len(config.data.class_names), neighbors=neighbors, share=1.0, seed=seed)
     size = config.model.voxel_size

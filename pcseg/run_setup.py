@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -84,14 +85,13 @@ def set_up(
         _check_dimensions(config, parts)
         check_trainable([part.scene for part in (*(parts if reads else ()), *held_out)], config.data.class_names)
         contract = fitted_contract(config, parts, former or start)
-        items = training_items(config, parts, contract)
         weak_labels = visible_labels(config.data, parts)
-        if weak_labels is not None and "lost" in weak_labels:
-            tell(f"{config.data.weak_labels}: {describe_summary(weak_labels)}")
+        _check_labels(config, weak_labels, held_out)
+        items = training_items(config, parts, contract, few=reads and weak_labels is not None)
         if isinstance(config.method, PointPanopticConfig):
             _tell_of_targets(config, parts, items)
         if former is not None and former.card.weak_labels != weak_labels:
-            raise InputError(f"{folder}: holds an unfinished run that saw other labels; use --fresh or another --run")
+            raise InputError(f"{folder}: holds a run that saw other labels; use --fresh or another --run")
         card = former.card if former is not None else _card(config, items, contract)
         card = card.model_copy(update={"weak_labels": weak_labels})
         if former is not None:  # settings that are free to change come from this command
@@ -142,8 +142,12 @@ def set_up(
     with failing_together(accelerator.device):
         if former is not None:
             trainer.resume(former)
-            tell(f"{folder}: goes on at step {trainer.step} of {config.steps}")
+            if trainer.finished:
+                tell(f"{folder}: is finished, with these settings; --fresh trains it anew")
+            else:
+                tell(f"{folder}: goes on at step {trainer.step} of {config.steps}")
         elif accelerator.is_main_process:
+            _clear(folder)
             write_config(config, folder / "config.yaml")
     return trainer, conclude
 
@@ -195,7 +199,7 @@ def _check_dimensions(config: TrainConfig, parts: list[ScenePart]) -> None:
 
 
 def _former(folder: Path, config: TrainConfig) -> Checkpoint | None:
-    """The unfinished run in a folder.
+    """The run in a folder, finished or not.
 
     Raises:
         InputError: it has other settings.
@@ -204,9 +208,6 @@ def _former(folder: Path, config: TrainConfig) -> Checkpoint | None:
     if not path.exists():
         return None
     former = load_checkpoint(path)
-    if former.card.finished:
-        tell(f"{folder}: holds a finished run; it is trained anew")
-        return None
     theirs, ours = former.card.config, config.filled_from(former.card.config)
     there, here = theirs.model_dump(mode="json"), ours.model_dump(mode="json")
     for name in FREE_TO_CHANGE:
@@ -214,8 +215,38 @@ def _former(folder: Path, config: TrainConfig) -> Checkpoint | None:
     changed = compare(there, here)
     if changed:
         listed = "; ".join(changed)
-        raise InputError(f"{folder}: holds an unfinished run of other settings: {listed}; use --fresh or another --run")
+        kind = "a finished" if former.card.finished else "an unfinished"
+        raise InputError(f"{folder}: holds {kind} run of other settings: {listed}; use --fresh or another --run")
     return former
+
+
+def _clear(folder: Path) -> None:
+    """What a former run left: its best weights and its scores are not those of the run that starts."""
+    for path in (*folder.glob(f"checkpoints/*{SUFFIX}"), *folder.glob("checkpoints/.*.part"), folder / "metrics.json"):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+
+
+def _check_labels(config: TrainConfig, seen: dict[str, Any] | None, held_out: list[ScenePart]) -> None:
+    """Before the first step: something to learn from, and something to score.
+
+    Raises:
+        InputError: there is none.
+    """
+    data = config.data
+    if seen is not None and config.reads_labels:
+        missing = [name for name, count in seen["labels"].items() if not count]
+        if len(missing) == len(seen["labels"]):
+            raise InputError(
+                f"{data.root}: no row of the training scenes has a label; name others in data.train_scenes"
+            )
+        if data.weak_labels is None or "lost" in seen:
+            tell(f"{data.weak_labels or data.root}: {describe_summary(seen)}")
+        if missing:
+            tell(f"{data.weak_labels or data.root}: no label of {', '.join(missing)}; nothing will be taken for it")
+    labels = (part.labels for part in held_out)
+    if held_out and not any(of_part is not None and (of_part >= 0).any() for of_part in labels):
+        raise InputError(f"{data.root}: no row of the validation scenes has a label; name others in data.val_scenes")
 
 
 def fitted_contract(config: TrainConfig, parts: list[ScenePart], earlier: Checkpoint | None) -> FeatureContract:
@@ -225,11 +256,17 @@ def fitted_contract(config: TrainConfig, parts: list[ScenePart], earlier: Checkp
     return FeatureContract.fit(config.data.features, [part.scene for part in parts])
 
 
-def training_items(config: TrainConfig, parts: list[ScenePart], contract: FeatureContract) -> StreamDataset:
-    """What the network is trained on: windows of pixels for a network on images, else crops of voxels."""
+def training_items(
+    config: TrainConfig, parts: list[ScenePart], contract: FeatureContract, *, few: bool
+) -> StreamDataset:
+    """What the network is trained on: windows of pixels for a network on images, else crops of voxels.
+
+    Args:
+        few: few rows have a label, by a mask file or in the data themselves.
+    """
     data, method = config.data, config.method
     views = method.views if isinstance(method, ConsistencyConfig) else None
-    crop = data.labelled_crop
+    crop = data.labelled_crop(few)
     # Where labels are is not to be seen in the others.
     anywhere = crop.model_copy(update={"balanced": 0.0, "off_center": 0.0})
     unlabelled = None

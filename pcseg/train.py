@@ -26,11 +26,11 @@ class TrainOptions:
     """Train a network. Any field of the config can be changed: --optim.lr 3e-3."""
 
     run: Path | None = None
-    """Folder of the run; else runs/NAME. A run there that was not finished goes on where it was."""
+    """Folder of the run; else runs/NAME. A run there that was not finished goes on where it was; one that was stays."""
     init: Path | None = None
     """Checkpoint or run folder whose weights the network starts from; its head is made new for other classes."""
     fresh: bool = False
-    """Start anew, whatever the run folder holds."""
+    """Start anew, in place of whatever run the folder holds."""
     device: Annotated[str, "auto, cpu, cuda"] = "auto"
 
 

@@ -123,25 +123,38 @@ class Trainer:
                 f"{checkpoint.path}: is of {len(of_process)} processes, now {num_processes()}; other crops from here on"
             )
         self.step, self.seconds = checkpoint.card.step, checkpoint.card.train_seconds
+        self.finished = checkpoint.card.finished
         self.scores = dict(checkpoint.card.scores)
         self.best = state["best"]
 
     def run(self) -> None:
-        """Train to the end, and leave the checkpoints ``last`` and ``best``.
+        """Train to the end, and leave the checkpoints ``last`` and ``best``; a finished run stays as it is.
 
         Raises:
             InputError: the loss is no longer finite; or what another process met.
             OSError: a checkpoint could not be written.
             KeyboardInterrupt: Ctrl-C, after the step in progress and a checkpoint.
         """
+        if self.finished:
+            return
         config = self.config
         silent = not self.accelerator.is_main_process
         batches = prefetch(self._chunks, self.step, config.steps, config.prefetch)
         log = RunLog(self.folder / "tensorboard", config.steps, self.step, silent=silent)
         self._forward.train()
-        with log, contextlib.closing(batches), _polite_interrupt() as interrupted:  # pyright: ignore[reportArgumentType]
+        with log:
+            self._train(log, batches)
+            # All steps are kept by now, so that an interrupt or bad data cost no more than the scores.
+            self.finished = True
+            self._evaluate(log)
+            self._save_last()
+
+    def _train(self, log: RunLog, batches: Iterator[list[Chunk]]) -> None:
+        """All steps that are left, the last of them saved."""
+        config = self.config
+        with contextlib.closing(batches), _polite_interrupt() as interrupted:  # pyright: ignore[reportArgumentType]
             clock = time.perf_counter()
-            while not self.finished:
+            while self._progress() < 1.0:
                 progress = self._progress()
                 rate = config.optim.lr * rate_factor(config.schedule, progress)
                 for group in self.optimizer.param_groups:
@@ -156,13 +169,13 @@ class Trainer:
                 self.seconds = shared["seconds"]
                 log.step(self.step, sum(terms.values()), terms, rate, self.seconds)
                 log.curves(self.step, {f"method/{name}": float(value) for name, value in self._observed().items()})
-                self.finished = self._progress() >= 1.0
+                done = self._progress() >= 1.0
                 if shared["interrupted"]:
                     self._save_last()
                     raise KeyboardInterrupt
-                if self.finished or (config.eval_every and self.step % config.eval_every == 0):
+                if not done and config.eval_every and self.step % config.eval_every == 0:
                     self._evaluate(log)
-                if self.finished or self.step % config.save_every == 0:
+                if done or self.step % config.save_every == 0:
                     self._save_last()
                 clock = time.perf_counter()
 

@@ -121,14 +121,16 @@ class DataConfig(Config):
             raise ValueError(f"label_map leads nowhere to {', '.join(missing)}")
         return self
 
-    @property
-    def labelled_crop(self) -> CropConfig:
-        """The crops with labels, ``off_center`` filled in; crops around any voxel are not moved."""
+    def labelled_crop(self, few: bool) -> CropConfig:
+        """The crops with labels, ``off_center`` filled in: where labels are few it moves them from the middle.
+
+        Crops around any voxel are not moved.
+        """
         share = self.crop.off_center
         if self.crop.balanced == 0:
             share = 0.0
         elif share is None:
-            share = 0.0 if self.weak_labels is None else 0.6
+            share = 0.6 if few else 0.0
         return self.crop.model_copy(update={"off_center": share})
 
     @property

@@ -132,26 +132,25 @@ def test_a_drawn_label_stands_anywhere_within_its_share_of_the_crop(scene, contr
 
 
 @pytest.mark.parametrize(
-    ("crop", "weak", "share"),
+    ("crop", "few", "share"),
     [
-        ({}, None, 0.0),
-        ({}, "labels.npz", 0.6),
-        ({"off_center": 0.3}, None, 0.3),
-        ({"off_center": 0.0}, "labels.npz", 0.0),
-        ({"balanced": 0.0}, "labels.npz", 0.0),
+        ({}, False, 0.0),
+        ({}, True, 0.6),
+        ({"off_center": 0.3}, False, 0.3),
+        ({"off_center": 0.0}, True, 0.0),
+        ({"balanced": 0.0}, True, 0.0),
     ],
 )
-def test_few_labels_are_not_in_the_middle_unless_asked_for(crop, weak, share):
+def test_few_labels_are_not_in_the_middle_unless_asked_for(crop, few, share):
     data = DataConfig(
         root="data",
         train_scenes=("a",),
         class_names=("x", "y"),
         label_map={0: 0, 1: 1},
         crop=CropConfig(**crop),
-        weak_labels=weak,
     )
-    assert data.labelled_crop.off_center == share
-    assert data.labelled_crop.model_dump(exclude={"off_center"}) == data.crop.model_dump(exclude={"off_center"})
+    assert data.labelled_crop(few).off_center == share
+    assert data.labelled_crop(few).model_dump(exclude={"off_center"}) == data.crop.model_dump(exclude={"off_center"})
 
 
 def test_a_radius_bounds_the_crop_in_the_plane_or_in_space(voxels, contract):

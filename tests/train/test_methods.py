@@ -126,7 +126,7 @@ def test_views_carry_no_label(folders):
 
     config = config_of("cloud", folders, "kpconv", method=METHODS["ipixmatch_unimatch"])
     parts = training_parts(config.data)
-    items = training_items(config, parts, fitted_contract(config, parts, None))
+    items = training_items(config, parts, fitted_contract(config, parts, None), few=False)
     assert isinstance(items.unlabelled, CropDataset)
     first = [items[index] for index in range(6)]
     for item in first:
@@ -150,7 +150,9 @@ def test_rows_of_strong_views_name_what_they_show(folders):
         views = ViewsConfig(mix_probability=0.5, **still)
         config = config_of(modality, folders, network, method=ConsistencyConfig(views=views))
         parts = training_parts(config.data)
-        items = training_items(config, parts, fitted_contract(config, parts, None))
+        items = training_items(
+            config, parts, fitted_contract(config, parts, None), few=config.data.weak_labels is not None
+        )
         batch = collate([items[index] for index in range(8)])
         strong, weak = batch["strong_view"], batch["weak_view"]
         assert strong.rows is not None and len(strong) == 8 and len(weak) > 8, "some of them are mixed"

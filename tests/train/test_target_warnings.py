@@ -42,7 +42,7 @@ def one_each(scene) -> list[int]:
 
 def told(config, presence: bool = True) -> list[str]:
     parts = training_parts(config.data)
-    items = training_items(config, parts, fitted_contract(config, parts, None))
+    items = training_items(config, parts, fitted_contract(config, parts, None), few=config.data.weak_labels is not None)
     return survey_targets(parts, items.labelled, config.data.is_thing, config.data.class_names, presence=presence)
 
 

@@ -4,12 +4,14 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -155,13 +157,57 @@ def test_a_killed_run_goes_on_exactly(scenes, tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_finished_run_starts_anew(scenes, tmp_path, capfd):
+def test_a_finished_run_stays(scenes, tmp_path, capfd):
     config = toy_config(scenes, steps=2)
     train(config, tmp_path)
-    before = last(tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     train(config, tmp_path)
-    assert "finished run" in capfd.readouterr().err
-    assert_same(last(tmp_path).weights, before.weights)
+    assert "is finished, with these settings; --fresh trains it anew" in capfd.readouterr().err
+    assert files == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="holds a finished run of other settings: steps is 2 there and 3 here"):
+        train(config.model_copy(update={"steps": 3}), tmp_path)
+    assert files == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_fresh_run_leaves_nothing_of_the_former(scenes, tmp_path, stop_at):
+    train(toy_config(scenes, steps=2), tmp_path)
+    stop_at(1, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(toy_config(scenes, steps=3), tmp_path, fresh=True)
+    assert last(tmp_path).card.step == 1
+    assert not (tmp_path / "checkpoints" / "best.safetensors").exists() and not (tmp_path / "metrics.json").exists()
+
+
+def test_what_stops_the_last_validation_costs_no_step(scenes, tmp_path, monkeypatch):
+    config = toy_config(scenes, steps=3, save_every=100)
+    train(config, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr("pcseg.run_setup.evaluate_scenes", raised(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "run")
+    assert last(tmp_path / "run").card.step == 3 and not last(tmp_path / "run").card.finished
+    train(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def raised(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+def test_nothing_to_learn_and_nothing_to_score(scenes, tmp_path):
+    shutil.copytree(scenes, tmp_path / "data")
+    config = toy_config(tmp_path / "data", steps=1)
+    for part in ("val", "train"):
+        for file in (tmp_path / "data").glob(f"{part}_*/labels.npy"):
+            np.save(file, np.full_like(np.load(file), -1))
+        kind = {"val": "validation", "train": "training"}[part]
+        with pytest.raises(InputError, match=f"no row of the {kind} scenes has a label; name others in data.{part}_sc"):
+            train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_an_unfinished_run_of_other_settings(scenes, tmp_path, command, stop_at):

@@ -163,7 +163,7 @@ def test_a_run_does_not_go_on_with_other_labels(scenes, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "run")
     draw_labels(sources, PointsRecipe(count=9), seed=1).save(tmp_path / "mask.npz")
-    with pytest.raises(InputError, match="holds an unfinished run that saw other labels"):
+    with pytest.raises(InputError, match="holds a run that saw other labels"):
         train(config, tmp_path / "run")
     draw_labels(sources, PointsRecipe(count=9), seed=0).save(tmp_path / "mask.npz")
     train(config, tmp_path / "run")
