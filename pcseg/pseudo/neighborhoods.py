@@ -66,7 +66,7 @@ def nearest_edges(
     """Neighbour lists for :func:`pcseg.ops.potts_energy`: the pixels beside each pixel, or the nearest rows of a cloud.
 
     A pair weighs ``exp(-sum_g |d_g|^2 / (2 sigma_g^2)) / d`` with d_g the difference of a group of features and d its
-    distance: in pixels, or in units of the median distance of the cloud's pairs, no less than a quarter. Each entry has
+    distance: in pixels, or in units of the median distance of the batch's pairs, no less than a quarter. Each entry has
     half the weight: a pair that both ends list counts once, one that only one end lists a half.
 
     Returns:
