@@ -142,6 +142,9 @@ def parse_command(
         if not stop.code:
             raise
         raise InputError(f"{_one_line(complaint.getvalue())}; see {prog} --help") from None
+    except ValidationError as error:  # of the config itself; those of its parts are tyro's to tell
+        option = "--" if error.errors()[0]["loc"] else ""
+        raise InputError(f"{option}{explain(error)}; see {prog} --help") from None
     return (parsed, None) if default_config is None else (parsed.options, parsed.config)
 
 
