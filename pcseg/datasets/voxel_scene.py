@@ -73,15 +73,15 @@ class VoxelScene:
         return self.coords.shape[0]
 
 
-def check_trainable(scenes: Sequence[RowSource], class_names: Sequence[str]) -> None:
-    """Refuse scenes that cannot teach these classes.
+def check_trainable(scenes: Sequence[RowSource], class_names: Sequence[str], *, purpose: str = "train on") -> None:
+    """Refuse scenes that cannot teach these classes, or be scored by them: ``purpose`` is for the message.
 
     Raises:
         InputError: a scene without labels, with another class table, or with a class index outside it.
     """
     for scene in scenes:
         if scene.labels is None:
-            raise InputError(f"{scene.path}: has no labels to train on; {_how_to_label(scene)}")
+            raise InputError(f"{scene.path}: has no labels to {purpose}; {_how_to_label(scene)}")
         if tuple(class_names) != scene.class_names:
             raise InputError(
                 f"{scene.path}: was prepared with the classes {', '.join(scene.class_names) or 'none'}, "
