@@ -104,6 +104,10 @@ def test_bad_overrides_name_the_option(config, text, message, capfd):
         ({"model": {"kind": "kpconv", "voxel_size": "wide"}}, "model.voxel_size: Input should be a valid number"),
         ({"steps": None}, "steps: Input should be a valid integer"),
         ({"accumulate": 3}, "accumulate must divide batch_size"),
+        ({"method": {}}, "method.kind is missing; give one of supervised, entropy_minimization, "),
+        ({"model": {"voxel_size": 1}}, "model.kind is missing; give one of kpconv, "),
+        ({"panoptic": {}}, "panoptic.kind is missing; give one of "),
+        ({"method": {"kind": "none"}}, "expected tags: 'supervised'"),
     ],
 )
 def test_bad_yaml_names_file_and_key(config, tmp_path, change, message):
@@ -116,6 +120,13 @@ def test_bad_yaml_names_file_and_key(config, tmp_path, change, message):
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_yaml_that_is_nested_too_deeply(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("a: " + "[" * 5000)
+    with pytest.raises(InputError, match=r"config\.yaml: is nested too deeply"):
+        load_config(path)
 
 
 def test_yaml_is_not_executed(config, tmp_path):
