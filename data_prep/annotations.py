@@ -6,19 +6,19 @@ python -m data_prep.annotations drawn/*.json --images DIR --label-map road=0 car
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 import yaml
 
 from pcseg.datasets.image_folder import read_classes
 from pcseg.errors import InputError, run_command
-from pcseg.io.annotations import ImageShapes, draw_shapes, read_annotations
+from pcseg.io.annotations import ImageShapes, Shape, draw_shapes, read_annotations
 from pcseg.io.atomic import replacing
 from pcseg.io.images import SUFFIXES, VOID, read_size, write_mask
 from pcseg.label_map import IGNORED
@@ -77,16 +77,16 @@ def convert(options: Options) -> list[Path]:
         raise InputError(f"labels without a code: {listed}; add them to --label-map, as LABEL=CODE or LABEL=ignore")
     targets = _targets(annotated, options.images, overwrite=options.overwrite)
     for image in annotated:
-        _mask(image, codes, rest, options.radius)
+        missed: list[Shape] = []
+        draw_shapes(image, codes, rest=rest, radius=options.radius, missed=missed.append)
+        for label, count in Counter(shape.label for shape in missed).items():
+            shapes = "a shape" if count == 1 else f"{count} shapes"
+            print(f"{image.where}: {shapes} of '{label}' left out: no pixel's centre lies inside", file=sys.stderr)
     _write_classes(options.images / "classes.json", codes, rest)
     (options.images / "masks").mkdir(exist_ok=True)
     for image, target in zip(annotated, targets, strict=True):
-        write_mask(target, _mask(image, codes, rest, options.radius))
+        write_mask(target, draw_shapes(image, codes, rest=rest, radius=options.radius))
     return targets
-
-
-def _mask(image: ImageShapes, codes: Mapping[str, int], rest: int, radius: float) -> np.ndarray:
-    return draw_shapes(image, codes, rest=rest, radius=radius)
 
 
 def _files(given: Sequence[Path]) -> list[Path]:
@@ -133,6 +133,8 @@ def _table(path: Path) -> Mapping:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: no YAML: {error}") from error
+    except RecursionError:
+        raise InputError(f"{path}: is nested too deeply to be a label map") from None
     if not isinstance(table, Mapping) or not table:
         raise InputError(f"{path}: expected a table of labels and codes, such as 'road: 0'")
     return table

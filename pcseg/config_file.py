@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -51,6 +51,8 @@ def read_config(path: Path, config_class: type[Config] = TrainConfig) -> Config:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is no YAML: {error}") from error
+    except RecursionError:
+        raise InputError(f"{path}: is nested too deeply to be a config") from None
     return parse_config(values, config_class, path)
 
 
@@ -87,6 +89,8 @@ def explain(error: ValidationError, values: Any = None) -> str:
         text = f"unknown key {key}"
     elif first["type"] == "missing":
         text = f"{key} is missing"
+    elif first["type"] == "union_tag_not_found":
+        text = f"{key}.kind is missing; give one of {', '.join(_kinds(str(first['loc'][-1])))}"
     else:
         message = first["msg"].removeprefix("Value error, ")
         got = f", got {first['input']!r}" if not isinstance(first["input"], (dict, BaseModel)) else ""
@@ -142,6 +146,9 @@ def parse_command(
         if not stop.code:
             raise
         raise InputError(f"{_one_line(complaint.getvalue())}; see {prog} --help") from None
+    except ValidationError as error:  # of the config itself; those of its parts are tyro's to tell
+        option = "--" if error.errors()[0]["loc"] else ""
+        raise InputError(f"{option}{explain(error)}; see {prog} --help") from None
     return (parsed, None) if default_config is None else (parsed.options, parsed.config)
 
 
@@ -178,6 +185,12 @@ def _key(location: Sequence[int | str], values: Any) -> str:
         except (KeyError, IndexError, TypeError):
             values = None
     return ".".join(parts)
+
+
+def _kinds(key: str) -> list[str]:
+    """What may stand in the ``kind`` of a key of a run's config."""
+    classes = get_args(TrainConfig.model_fields[key].annotation)
+    return [option.model_fields["kind"].default for option in classes if option is not type(None)]
 
 
 def _one_line(text: str) -> str:

@@ -89,7 +89,7 @@ def evaluate_scenes(
     Raises:
         InputError: a scene without labels or with other classes, or nothing labelled at all.
     """
-    check_trainable([part.scene for part in parts], predictor.class_names)
+    check_trainable([part.scene for part in parts], predictor.class_names, purpose="score")
     start = time.perf_counter()
     num_classes = len(predictor.class_names)
     confusion = np.zeros((num_classes, num_classes), np.int64)

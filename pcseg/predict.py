@@ -15,7 +15,7 @@ import numpy as np
 from pcseg import predict_image, predict_scan, predict_volume
 from pcseg.config_file import leading_path, parse_command
 from pcseg.errors import InputError, describe, run_command
-from pcseg.inference import Protocol, TileSettings
+from pcseg.inference import TileSettings
 from pcseg.io.coco_panoptic import Category, PanopticResult, write_panoptic
 from pcseg.predict_image import ImageTargets
 from pcseg.predict_scan import ScanTargets
@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, rest = leading_path(argv, "a checkpoint or a run folder", PredictOptions, prog=PROG)
     inputs, rest = _inputs(rest)
     options, _ = parse_command(PredictOptions, rest, prog=PROG)
-    Protocol.parse(f"full/votes={options.votes}/scene")
+    if not 1 <= options.votes < 1000:
+        raise InputError(f"--votes: from 1 to 999 views, got {options.votes}")
     TileSettings(size=1.0, projection=options.projection)  # refuses what it cannot be, before any work
     work = [(path, _targets(path, options, single=len(inputs) == 1)) for path in inputs]
     _check_distinct(work)

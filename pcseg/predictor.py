@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ class Predictor:
             device: None: a GPU where the ops run on one, else the CPU.
 
         Raises:
-            InputError: no checkpoint there, or a broken one.
+            InputError: no checkpoint there, or a broken one; a device that is not here.
         """
         checkpoint = load_checkpoint(path)
         card = checkpoint.card
@@ -287,9 +288,22 @@ class Predictor:
 
 
 def choose_device(wanted: str | torch.device | None) -> torch.device:
-    """The device asked for; None: a GPU where the ops run on one, else the CPU."""
-    if wanted is not None and str(wanted) != "auto":
-        return torch.device(wanted)
-    from pcseg.ops._library import HAS_CUDA_KERNELS
+    """The device asked for; None: a GPU where the ops run on one, else the CPU.
 
-    return torch.device("cuda" if HAS_CUDA_KERNELS and torch.cuda.is_available() else "cpu")
+    Raises:
+        InputError: an unknown device, or one that is not here.
+    """
+    if wanted is None or str(wanted) == "auto":
+        from pcseg.ops._library import HAS_CUDA_KERNELS
+
+        return torch.device("cuda" if HAS_CUDA_KERNELS and torch.cuda.is_available() else "cpu")
+    found = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", str(wanted))
+    if found is None:
+        raise InputError(f"device '{wanted}': give auto, cpu or cuda")
+    if str(wanted) != "cpu":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise InputError(f"device '{wanted}': torch finds no GPU here (python -m pcseg.doctor); give auto or cpu")
+        if int(found[1] or 0) >= count:
+            raise InputError(f"device '{wanted}': torch finds {count} GPUs here, counted from 0; give auto or cuda")
+    return torch.device(wanted)

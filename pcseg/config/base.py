@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Config(BaseModel):
-    """Refuses what it does not know, and does not change once it is made."""
+    """Refuses what it does not know and numbers that are not finite, and does not change once it is made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

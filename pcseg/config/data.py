@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pcseg.batch import IGNORE
 from pcseg.config.base import Config
@@ -64,6 +64,14 @@ class AugmentConfig(Config):
     mix: float = Field(default=0.0, ge=0, le=1)
     """Probability with which a second crop is laid over a crop of a cloud, both with their labels (Mix3D, Nekrasov et
     al. 2021): what surrounds a thing then says less of its class. Windows of images and views are left as they are."""
+
+    @field_validator("scale")
+    @classmethod
+    def _is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        low, high = scale
+        if not 0 < low <= high:
+            raise ValueError(f"a range of factors above 0, the lower one first, such as 0.9 1.1; got {low:g} {high:g}")
+        return scale
 
 
 class StripConfig(Config):

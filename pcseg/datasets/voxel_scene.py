@@ -73,15 +73,15 @@ class VoxelScene:
         return self.coords.shape[0]
 
 
-def check_trainable(scenes: Sequence[RowSource], class_names: Sequence[str]) -> None:
-    """Refuse scenes that cannot teach these classes.
+def check_trainable(scenes: Sequence[RowSource], class_names: Sequence[str], *, purpose: str = "train on") -> None:
+    """Refuse scenes that cannot teach these classes, or be scored by them: ``purpose`` is for the message.
 
     Raises:
         InputError: a scene without labels, with another class table, or with a class index outside it.
     """
     for scene in scenes:
         if scene.labels is None:
-            raise InputError(f"{scene.path}: has no labels to train on; {_how_to_label(scene)}")
+            raise InputError(f"{scene.path}: has no labels to {purpose}; {_how_to_label(scene)}")
         if tuple(class_names) != scene.class_names:
             raise InputError(
                 f"{scene.path}: was prepared with the classes {', '.join(scene.class_names) or 'none'}, "
@@ -113,15 +113,15 @@ class NearestVoxels:
     ) -> None:
         """``typical``: voxels of a crop, which sets the size of the grid's cells."""
         self.coords = coords.numpy()
-        plane = self.coords[:, :2]
-        self.low = plane.min(0) if len(plane) else np.zeros(2, np.float32)
-        self.extent = (plane.max(0) - self.low if len(plane) else np.zeros(2)).astype(np.float64)
+        plane = self.coords[:, :2].astype(np.float64)
+        self.low = plane.min(0) if len(plane) else np.zeros(2)
+        self.extent = plane.max(0) - self.low if len(plane) else np.zeros(2)
         area = max(float(np.prod(np.maximum(self.extent, 1e-6))), 1e-12)
         share = min(1.0, typical / max(len(plane), 1))
         self.guess = max((area * share / np.pi) ** 0.5, float(self.extent.max()) * 1e-3, 1e-6)
         self.cell = 2 * self.guess / _CELLS_ACROSS
         self.shape = (self.extent / self.cell).astype(np.int64) + 1
-        cells = ((plane - self.low) / self.cell).astype(np.int64)
+        cells = np.minimum(((plane - self.low) / self.cell).astype(np.int64), self.shape - 1)
         keys = cells[:, 0] * self.shape[1] + cells[:, 1]
         self.order = np.argsort(keys, kind="stable")
         self.keys = keys[self.order]
@@ -138,7 +138,7 @@ class NearestVoxels:
         axes = 2 if in_plane else self.coords.shape[1]
         reach = self.guess if radius is None else radius
         while True:
-            near = self._square(centre[:2], reach)
+            near = self._square(centre[:2].astype(np.float64), reach)
             sq_dist = np.square(self.coords[near, :axes] - centre[:axes]).sum(1)
             inside = sq_dist <= reach * reach
             everything = len(near) == len(self.coords)

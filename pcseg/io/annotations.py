@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -71,6 +71,7 @@ def draw_shapes(
     *,
     rest: int,
     radius: float = 0.0,
+    missed: Callable[[Shape], None] = lambda shape: None,
 ) -> np.ndarray:  # (H, W) int32
     """The code of each pixel, ``rest`` where nothing was drawn.
 
@@ -79,6 +80,7 @@ def draw_shapes(
 
     Args:
         radius: lines and points take the pixels no further than this from the pixels that they run through.
+        missed: called with each area that holds no pixel's centre.
 
     Raises:
         InputError: a point that lies outside the image.
@@ -94,6 +96,8 @@ def draw_shapes(
             if kind == "area":
                 rows, columns = polygon(shape.points[:, 1] - 0.5, shape.points[:, 0] - 0.5, (height, width))
                 mask[rows, columns] = codes[shape.label]
+                if not len(rows):
+                    missed(shape)
                 continue
             pixels = _pixels(annotated, shape)
             if kind == "line":
@@ -120,28 +124,32 @@ def _pixels(annotated: ImageShapes, shape: Shape) -> np.ndarray:  # (n, 2) int64
 def _read_labelme(path: Path) -> ImageShapes:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        name, size = _file_name(table["imagePath"]), (int(table["imageHeight"]), int(table["imageWidth"]))
+        image, size = table["imagePath"], (int(table["imageHeight"]), int(table["imageWidth"]))
         drawn = list(table["shapes"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = f"has no {error}" if isinstance(error, KeyError) else str(error)
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason
         raise InputError(f"{path}: is no LabelMe file: {reason}; save it again with LabelMe") from error
+    if not isinstance(image, str):
+        raise InputError(f"{path}: imagePath must be the name of a picture, got {image!r}; save it again with LabelMe")
     shapes = []
     for number, entry in enumerate(drawn, 1):
         where = f"{path}: shape {number}"
         try:
             kind, label = str(entry.get("shape_type") or "polygon"), str(entry["label"])
             points = np.array(entry["points"], np.float64).reshape(-1, 2)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise InputError(f"{where}: has no label or no points (x, y); save it again with LabelMe") from error
         if kind not in _LABELME:
             raise InputError(f"{where}: is a '{kind}'; only {', '.join(_LABELME)} can be read")
+        _check_points(where, label, points, 2 if kind in ("rectangle", "circle") else _FEWEST[_LABELME[kind]])
         if kind == "rectangle" and len(points) == 2:
             points = _rectangle(*points[0], *points[1])
         elif kind == "circle" and len(points) == 2:
             turn = np.linspace(0, 2 * np.pi, _CORNERS_OF_CIRCLE, endpoint=False)
             points = points[0] + np.hypot(*(points[1] - points[0])) * np.stack([np.cos(turn), np.sin(turn)], 1)
-        shapes.append(_checked(where, Shape(_LABELME[kind], label, points)))
-    return ImageShapes(name, _checked_size(str(path), size), tuple(shapes), str(path))
+        shapes.append(Shape(_LABELME[kind], label, points))
+    return ImageShapes(_file_name(image), _checked_size(str(path), size), tuple(shapes), str(path))
 
 
 def _read_cvat(path: Path) -> list[ImageShapes]:
@@ -186,20 +194,19 @@ def _cvat_shape(where: str, entry: ElementTree.Element) -> tuple[int, Shape]:
         raise
     except (KeyError, ValueError) as error:
         raise InputError(f"{where}: a '{entry.tag}' has no label or no points x,y;x,y; export it again") from error
-    return layer, _checked(where, Shape(_CVAT[entry.tag], label, points))
+    _check_points(where, label, points, _FEWEST[_CVAT[entry.tag]])
+    return layer, Shape(_CVAT[entry.tag], label, points)
 
 
 def _rectangle(x: Any, y: Any, other_x: Any, other_y: Any) -> np.ndarray:  # (4, 2)
     return np.array([(x, y), (other_x, y), (other_x, other_y), (x, other_y)], np.float64)
 
 
-def _checked(where: str, shape: Shape) -> Shape:
-    if len(shape.points) < _FEWEST[shape.kind] or not np.isfinite(shape.points).all():
-        raise InputError(
-            f"{where}: '{shape.label}' has {len(shape.points)} points or one that is no number; it needs "
-            f"{_FEWEST[shape.kind]}: draw it again"
-        )
-    return shape
+def _check_points(where: str, label: str, points: np.ndarray, fewest: int) -> None:
+    if not np.isfinite(points).all():
+        raise InputError(f"{where}: '{label}' has a point whose x or y is not a finite number; draw it again")
+    if len(points) < fewest:
+        raise InputError(f"{where}: '{label}' needs at least {fewest} points, got {len(points)}; draw it again")
 
 
 def _checked_size(where: str, size: Sequence[int]) -> tuple[int, int]:

@@ -196,18 +196,40 @@ def test_unknown_labels_are_listed(tmp_path):
         ({"imageHeight": 0}, "has 30 x 0 pixels"),
         ({"shapes": None}, "is no LabelMe file"),
         ({"shapes": [{"label": "car", "points": [[1]]}]}, "shape 1: has no label or no points"),
-        ({"shapes": [{"label": "car", "points": [[1, 2], [3, 4]]}]}, "shape 1: 'car' has 2 points"),
+        ({"shapes": [{"label": "car", "points": [[1, 2], [3, 4]]}]}, "shape 1: 'car' needs at least 3 points, got 2"),
         (
             {"shapes": [{"label": "car", "points": [[1, 2]], "shape_type": "mask"}]},
             "shape 1: is a 'mask'; only polygon",
         ),
-        ({"shapes": [{"label": "car", "points": [[float("nan"), 2]], "shape_type": "point"}]}, "one that is no number"),
+        ({"shapes": [{"label": "car", "points": [[float("nan"), 2]], "shape_type": "point"}]}, "not a finite number"),
+        ({"shapes": [{"label": "car", "points": [[1, 2]], "shape_type": "circle"}]}, "needs at least 2 points, got 1"),
+        ({"shapes": [{"label": "car", "points": [[10**400, 2]]}]}, "shape 1: has no label or no points"),
+        ({"imagePath": None}, r"a\.json: imagePath must be the name of a picture, got None"),
+        ({"imagePath": 3}, "imagePath must be the name of a picture, got 3"),
+        ({"imageHeight": float("inf")}, "is no LabelMe file: cannot convert float infinity"),
     ],
 )
 def test_labelme_files_that_do_not_fit(tmp_path, change, message):
     root = pictures(tmp_path / "out", "a.png")
     with pytest.raises(InputError, match=message):
         run([labelme(tmp_path / "a.json", ("car", "point", [[1, 1]]), **change)], root)
+
+
+def test_a_file_that_is_nested_too_deeply(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"a\.json: is no LabelMe file: it is nested too deeply"):
+        run([tmp_path / "a.json"], pictures(tmp_path / "out", "a.png"))
+    (tmp_path / "codes.yaml").write_text("a: " + "[" * 5000)
+    with pytest.raises(InputError, match=r"codes\.yaml: is nested too deeply"):
+        run([tmp_path / "a.json"], tmp_path / "out", label_map=(str(tmp_path / "codes.yaml"),))
+
+
+def test_shapes_between_the_centres_of_pixels_are_told(tmp_path, capsys):
+    root = pictures(tmp_path / "out", "a.png")
+    small = "rectangle", [[2.6, 3], [3.4, 9]]
+    file = labelme(tmp_path / "a.json", ("car", *small), ("road", "rectangle", [[0, 0], [9, 9]]), ("car", *small))
+    run([file], root)
+    assert capsys.readouterr().err == f"{file}: 2 shapes of 'car' left out: no pixel's centre lies inside\n"
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,20 @@ def test_the_nearest_voxels_are_those_of_brute_force(voxels, shape, radius, coun
         np.testing.assert_array_equal(found, np.sort(order[:count]))
 
 
+@pytest.mark.parametrize("scale", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (0, 0, 1), (0, 1, 0), (0, 0, 0), (1e-9, 1e3, 1)])
+@pytest.mark.parametrize("offset", [(0, 0, 0), (5e6, 3e6, 100)])
+def test_the_nearest_voxels_of_walls_lines_and_points(scale, offset):
+    """Fewer voxels than asked for: the search ends when all of them were looked at."""
+    coords = np.random.default_rng(0).uniform(0, 20, (800, 3)) * scale + offset
+    coords = coords.astype(np.float32)[: None if any(scale) else 1]
+    finder = NearestVoxels(torch.from_numpy(coords), typical=4000)
+    for centre in (coords[0], coords.mean(0), coords.max(0) + 5):
+        sq_dist = np.square(coords[:, :2] - centre[:2]).sum(1)
+        for count in (1, 50, 4000):
+            found = finder.find(centre, count=count, in_plane=True)
+            np.testing.assert_array_equal(found, np.sort(np.argsort(sq_dist, kind="stable")[:count]))
+
+
 def test_an_item_depends_on_its_index_and_the_seed_alone(voxels, contract):
     augment = AugmentConfig(
         rotate=True, flip=0.5, scale=(0.8, 1.2), jitter=0.1, feature_dropout=0.3, feature_jitter=0.1

@@ -72,7 +72,16 @@ def test_no_override_changes_nothing(config):
         ("--optm.lr 3", "Unrecognized options: --optm.lr"),
         ("--optim.lr fast", "--optim.lr: could not convert string to float: 'fast'"),
         ("--optim.lr -1", "--optim.lr: Input should be greater than 0"),
+        ("--data.augment.scale 0 0", "--data.augment.scale: a range of factors above 0, the lower one first"),
+        ("--data.augment.scale 1.1 0.9", "--data.augment.scale: a range of factors above 0, the lower one first"),
+        ("--data.augment.scale -1 -1", "--data.augment.scale: a range of factors above 0, the lower one first"),
+        ("--data.augment.scale 1 inf", "--data.augment.scale.1: Input should be a finite number"),
+        ("--data.augment.jitter inf", "--data.augment.jitter: Input should be a finite number"),
+        ("--data.crop.radius inf", "--data.crop.radius: Input should be a finite number"),
         ("--steps 1.5", "--steps"),
+        ("--steps 0", "--steps: Input should be greater than or equal to 1, got 0"),
+        ("--average 1 --steps 0", "--steps: Input should be greater than or equal to 1, got 0 (and 1 more)"),
+        ("--batch-size 3 --accumulate 2", "accumulate must divide batch_size 3, got 2"),
         ("--optim.kind adam", "--optim.kind"),
         ("--data.class-names x y z", "label_map leads nowhere to z"),
         ("--model.max-neighbors 1 2", "max_neighbors needs 5 values"),
@@ -95,6 +104,10 @@ def test_bad_overrides_name_the_option(config, text, message, capfd):
         ({"model": {"kind": "kpconv", "voxel_size": "wide"}}, "model.voxel_size: Input should be a valid number"),
         ({"steps": None}, "steps: Input should be a valid integer"),
         ({"accumulate": 3}, "accumulate must divide batch_size"),
+        ({"method": {}}, "method.kind is missing; give one of supervised, entropy_minimization, "),
+        ({"model": {"voxel_size": 1}}, "model.kind is missing; give one of kpconv, "),
+        ({"panoptic": {}}, "panoptic.kind is missing; give one of "),
+        ({"method": {"kind": "none"}}, "expected tags: 'supervised'"),
     ],
 )
 def test_bad_yaml_names_file_and_key(config, tmp_path, change, message):
@@ -107,6 +120,13 @@ def test_bad_yaml_names_file_and_key(config, tmp_path, change, message):
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_yaml_that_is_nested_too_deeply(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("a: " + "[" * 5000)
+    with pytest.raises(InputError, match=r"config\.yaml: is nested too deeply"):
+        load_config(path)
 
 
 def test_yaml_is_not_executed(config, tmp_path):

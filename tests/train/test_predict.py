@@ -125,8 +125,10 @@ def test_bad_scans_do_not_stop_the_good_ones(run, tmp_path, command):
         (["{run}", "scan.las", "-o", "file/out"], "file/out: Not a directory"),
         (["{run}", "scan.las", "scan.las", "-o", "out"], "would overwrite those of"),
         (["{run}", "scan.las", "-o", "scan.ply"], "can only be written as its own kind"),
-        (["{run}", "scan.las", "-o", "out", "--votes", "0"], "protocol"),
+        (["{run}", "scan.las", "-o", "out", "--votes", "0"], "--votes: from 1 to 999 views, got 0"),
         (["{run}", "scan.las", "-o", "out", "--projection", "0"], "projection"),
+        (["{run}", "scan.las", "-o", "out", "--device", "gpu"], "device 'gpu': give auto, cpu or cuda"),
+        (["{run}", "scan.las", "-o", "out", "--device", "cuda:99"], "device 'cuda:99': torch finds "),
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, command, monkeypatch, arguments, message):
@@ -216,7 +218,8 @@ def test_evaluate_names_its_protocol(run, scenes, tmp_path, command):
         (["--protocol", "rooms"], "protocol 'rooms': expected"),
         (["--scenes", "south"], "no scene matches 'south'"),
         (["--data", "nowhere"], "nowhere: no such folder"),
-        (["--data", "bare"], "has no labels"),
+        (["--data", "bare"], "has no labels to score; "),
+        (["--device", "gpu"], "device 'gpu': give auto, cpu or cuda"),
         (["--projection", "0"], "projection"),
     ],
 )

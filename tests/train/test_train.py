@@ -325,6 +325,8 @@ def test_scene_of_another_class_table(tmp_path, command):
         (["{config}", "--data.train-scenes", "north_*"], "no scene matches 'north_*'"),
         (["{config}", "--data.features", "intensity"], "has no column 'intensity'"),
         (["{config}", "--eval-protocol", "rooms"], "protocol 'rooms': expected"),
+        (["{config}", "--device", "gpu"], "device 'gpu': give auto, cpu or cuda"),
+        (["{config}", "--device", "cuda:99"], "device 'cuda:99': torch finds "),
         (["{config}", "--init", "nowhere"], "nowhere: no such checkpoint"),
     ],
 )
