@@ -14,8 +14,8 @@ from pcseg.methods.streams import StreamLevels, Streams, ramp
 class IPixMatch(nn.Module):
     """A host (FixMatch, UniMatch, mean teacher) plus ``relation_weight`` times the relation loss on its view pairs.
 
-    Relations are those between rows that the teacher is sure of, as the host's threshold says, on soft predictions. With
-    the scope "sample" they are those within a view; one that was mixed from two clouds is one view.
+    Relations are those between rows that the teacher is sure of, as the host's threshold says, on soft predictions.
+    With the scope "sample" they are those within a view; one that was mixed from two clouds is one view.
 
     Args:
         host: its network is this method's.
