@@ -6,12 +6,16 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pcseg.errors import hush_interrupts
+
 if TYPE_CHECKING:
     from pcseg.batch import IGNORE, PointBatch, cat, split
     from pcseg.predictor import Predictor
 
 __version__ = "0.1.0"
 __all__ = ["IGNORE", "PointBatch", "__version__", "cat", "load", "split"]
+
+hush_interrupts()
 
 
 def load(path: Path | str, device: str | None = None) -> Predictor:
