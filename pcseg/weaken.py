@@ -20,6 +20,7 @@ from pcseg.datasets.weak_draw import draw_labels
 from pcseg.datasets.weak_labels import WeakLabels, describe_summary
 from pcseg.datasets.weak_recipes import RECIPES, ClicksRecipe, Recipe, ScenesRecipe, ScribblesRecipe
 from pcseg.errors import InputError, run_command
+from pcseg.io.atomic import check_writable
 from pcseg.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def weaken(config: TrainConfig, recipe: Recipe, options: WeakenOptions) -> WeakL
 
     Raises:
         InputError: what :func:`pcseg.datasets.weak_draw.draw_labels` refuses; scenes of other classes than the
-            config's; a file of another recipe, seed or data set.
+            config's; a file that is no mask, or one of another recipe, seed or data set; a mask without any label.
         OSError: the file cannot be written.
     """
     if options.seed < 0:
@@ -84,7 +85,7 @@ def weaken(config: TrainConfig, recipe: Recipe, options: WeakenOptions) -> WeakL
     data = config.data.model_copy(update={"root": options.data or config.data.root})
     voxel_size = _voxel_size(config, options.voxel_size)
     recipe = _with_radius(_with_names_of_file(recipe), config, voxel_size)
-    there = WeakLabels.load(options.out) if options.out.exists() and not options.overwrite else None
+    there = _mask_there(options)
     if there is not None:
         wanted = (recipe, options.seed, voxel_size)
         if (there.info.recipe, there.info.seed, there.info.voxel_size) != wanted:
@@ -112,6 +113,25 @@ def weaken(config: TrainConfig, recipe: Recipe, options: WeakenOptions) -> WeakL
         )
     print(f"{options.out}{' was there already' if there is not None else ''}: {describe_summary(weak.summary())}")
     return weak
+
+
+def _mask_there(options: WeakenOptions) -> WeakLabels | None:
+    """The mask file that stays; None: the file is to be written, and can be."""
+    out = options.out
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; name a file in it: -o {out / 'weak.npz'}")
+    there = None
+    if out.exists():
+        try:
+            there = WeakLabels.load(out)
+        except InputError as error:
+            raise InputError(
+                f"{out}: is no mask file of weak labels, or a damaged one, and stays; choose another name, or remove it"
+            ) from error
+    if there is not None and not options.overwrite:
+        return there
+    check_writable(out)
+    return None
 
 
 def print_table(weak: WeakLabels) -> None:

@@ -118,6 +118,8 @@ class WeakLabels:
             InputError: missing, damaged, or no mask file of this format.
         """
         path = Path(path)
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name the mask file in it")
         if not path.is_file():
             raise InputError(f"{path}: no such mask file; draw one with python -m pcseg.weaken")
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,20 @@ def replacing_folder(target: Path | str) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def check_writable(target: Path | str) -> None:
+    """Refuse a file that could not be written, before the work for it begins. Nothing is made.
+
+    Raises:
+        OSError: its folder, or the first one above it that is there, takes no file; ``filename`` is the target.
+    """
+    folder = next(parent for parent in Path(target).absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), str(target)) from error
 
 
 @contextlib.contextmanager

@@ -190,6 +190,27 @@ def test_the_command_leaves_what_is_there(scenes, tmp_path, command):
     assert WeakLabels.load(mask).info.voxel_size is None
 
 
+def test_the_command_replaces_nothing_but_masks(scenes, tmp_path, command, monkeypatch):
+    write_config(toy_config(scenes), tmp_path / "config.yaml")
+    monkeypatch.setattr(weaken, "_drawn", None)  # all of this is said before labels are drawn
+    scan = tmp_path / "one.laz"
+    scan.write_bytes(b"LASF and points")
+    (tmp_path / "file").touch()
+    told = {
+        (scan, "--overwrite"): "is no mask file of weak labels, or a damaged one, and stays",
+        (scan,): "is no mask file of weak labels",
+        (tmp_path, "--overwrite"): f"{tmp_path}: is a folder; name a file in it: -o {tmp_path}/weak.npz",
+        (Path("/proc/x.npz"),): "/proc/x.npz: ",
+        (tmp_path / "file" / "x.npz",): "x.npz: Not a directory",
+    }
+    for (out, *more), message in told.items():
+        code, _, err = command(weaken.main, [tmp_path / "config.yaml", "points", "--count", 5, "-o", out, *more])
+        assert code == 2 and message in err and err.count("\n") == 1, err
+    assert scan.read_bytes() == b"LASF and points"
+    with pytest.raises(InputError, match="is a folder; name the mask file in it"):
+        WeakLabels.load(tmp_path)
+
+
 def test_every_recipe_is_a_command(scenes, pictures, tmp_path, command):
     write_config(toy_config(scenes), tmp_path / "scenes.yaml")
     write_config(image_config(pictures), tmp_path / "images.yaml")
