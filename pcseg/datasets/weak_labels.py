@@ -335,11 +335,9 @@ def _described(source: RowSource, rows: np.ndarray, voxel_size: float | None) ->
     shown = np.asarray(labels[rows])
     voxels: tuple[int | None, int | None] = (None, None)
     if voxel_size is not None:
-        import torch
+        from pcseg.datasets.weak_units import grid_of
 
-        from pcseg import ops
-
-        grid = ops.grid_subsample(torch.from_numpy(np.array(source.coords, np.float32)), voxel_size)
+        grid, _ = grid_of(source.coords, voxel_size, where=source.path, what=f"the voxel size {voxel_size:g}")
         voxels = len(grid.point_offsets) - 1, len(np.unique(grid.voxel_of_point.numpy()[rows[shown >= 0]]))
     return MaskScene(
         name=source.name,

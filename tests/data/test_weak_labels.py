@@ -196,6 +196,7 @@ def test_lists_of_rows(scenes, tmp_path):
     [
         ("1\n3000\n", r"a\.txt, line 2: '3000' is no row; the scene has rows 0 to 2999"),
         ("x\n", r"a\.txt, line 1: 'x' is no row"),
+        ("9" * 5000, r"a\.txt, line 1: '9{40}' is no row"),
         ("-1\n", r"a\.txt, line 1: '-1' is no row"),
         (None, r"holds no list of 'a'; give a\.txt or a\.npy"),
         (np.array([0, -1]), r"a\.npy: entry 1 is row -1"),
