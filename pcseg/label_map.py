@@ -110,21 +110,24 @@ class LabelMap(BaseModel):
         """From pairs like ``2=ground``, ``9=ignore``, ``default=ignore``.
 
         Raises:
-            InputError: a pair that does not read so.
+            InputError: a pair that does not read so, or two classes of one code.
         """
-        codes: dict[int, str] = {}
-        default = None
+        said: dict[str, str] = {}
         for pair in pairs:
             code, equals, name = pair.partition("=")
             if not equals or not name:
                 raise InputError(f"label map: '{pair}' is no pair like 2=ground")
             if code == "default":
-                default = name
-                continue
-            try:
-                codes[int(code)] = name
-            except ValueError:
-                raise InputError(f"label map: '{code}' in '{pair}' is no integer class code") from None
+                key = code
+            else:
+                try:
+                    key = str(int(code))
+                except ValueError:
+                    raise InputError(f"label map: '{code}' in '{pair}' is no integer class code") from None
+            if said.setdefault(key, name) != name:
+                raise InputError(f"label map: {key}={said[key]} and {pair} contradict each other; leave one")
+        default = said.pop("default", None)
+        codes = {int(key): name for key, name in said.items()}
         return cls.from_table({"classes": list(classes or ()), "codes": codes, "default": default})
 
 
