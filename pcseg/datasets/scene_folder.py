@@ -35,6 +35,8 @@ class Source(BaseModel):
     sha256: str
     num_points: int = Field(ge=0)
     """Points of the file, dropped ones included."""
+    path: str | None = None
+    """Where the file was, where a scene has the name of one file; another file of that name does not replace it."""
 
 
 class ColumnInfo(BaseModel):
