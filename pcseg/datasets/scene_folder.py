@@ -127,6 +127,17 @@ class Scene:
         return self.info.class_names
 
     @property
+    def codes(self) -> dict[int, str]:
+        """Class name, or ``ignore``, of each code that the source's labels are known to have been read with."""
+        if "label_map" in self.info.recipe:
+            table = self.info.recipe["label_map"]
+            codes = table.get("codes") if isinstance(table, dict) else None
+            return {int(c): str(n) for c, n in codes.items() if c.isdecimal()} if isinstance(codes, dict) else {}
+        if self.info.recipe:
+            return {}
+        return dict(zip(self.info.class_codes, self.class_names, strict=False))  # a scene made by hand
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         return tuple(self.info.columns)
 
