@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pcseg.datasets.releases import preparing
 from pcseg.datasets.splits import expanded
 from pcseg.errors import InputError
 from pcseg.io.digest import sha256_of
@@ -231,7 +232,8 @@ def find_scenes(root: Path | str, patterns: Sequence[str] = ("*",)) -> list[Scen
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; prepare scenes with python -m data_prep.las")
+        command = preparing(root, scenes=True) or "python -m data_prep.las"
+        raise InputError(f"{root}: no such folder; prepare scenes with {command}")
     names = sorted(p.name for p in root.iterdir() if not p.name.startswith(".") and (p / "scene.json").is_file())
     chosen: dict[str, None] = {}
     for pattern in expanded(root, patterns):

@@ -26,7 +26,8 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 MOST_SHARE = 0.5
 """Of rows with a label, where labels count as few."""
 FIRST_SCENES = 50
-_AGAIN = "draw it again with python -m pcseg.weaken"
+_COMMAND = "python -m pcseg.weaken CONFIG RECIPE"
+_AGAIN = f"draw it again with {_COMMAND}"
 
 
 class MaskScene(Config):
@@ -121,7 +122,7 @@ class WeakLabels:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; name the mask file in it")
         if not path.is_file():
-            raise InputError(f"{path}: no such mask file; draw one with python -m pcseg.weaken")
+            raise InputError(f"{path}: no such mask file; draw one with {_COMMAND} -o {path}")
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 text, packed, offsets = (np.asarray(arrays[name]) for name in ("info", "rows", "offsets"))

@@ -10,9 +10,12 @@ import pytest
 
 from data_prep import las, ply
 from pcseg import IGNORE
+from pcseg.config import DataConfig
 from pcseg.datasets.ground import GroundSettings
 from pcseg.datasets.prepare import prepare_scan
+from pcseg.datasets.releases import IMAGE_RELEASES, SCENE_RELEASES
 from pcseg.datasets.scene_folder import Scene, find_scenes
+from pcseg.datasets.scene_part import open_sources
 from pcseg.errors import InputError, run_command
 from pcseg.io import scan
 from pcseg.io.ply import write_ply
@@ -219,6 +222,29 @@ def test_scenes_are_found_by_pattern(tmp_path):
         find_scenes(tmp_path / "out", ["c_?"])
     with pytest.raises(InputError, match="no such folder"):
         find_scenes(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "command"),
+    [
+        ("s3dis", "scenes", "prepare scenes with python -m data_prep.s3dis --raw DOWNLOAD --out data/s3dis"),
+        ("scannet200", "scenes", "data_prep.scannet --raw"),
+        ("voc_p10", "images", "prepare images with python -m data_prep.voc --raw DOWNLOAD --out data/voc_p10"),
+        ("vocal", "images", "has no folder 'images'"),
+        ("mine", "scenes", "python -m data_prep.las"),
+    ],
+)
+def test_a_folder_that_is_not_there_says_how_to_make_it(tmp_path, monkeypatch, folder, kind, command):
+    monkeypatch.chdir(tmp_path)
+    values = {"class_names": ("a", "b"), "label_map": {0: 0, 1: 1}, "train_scenes": ("*",)}
+    data = DataConfig.model_validate({"kind": kind, "root": Path("data") / folder, **values})
+    with pytest.raises(InputError, match=re.escape(command)):
+        open_sources(data, ("*",))
+
+
+def test_the_commands_of_releases_are_there():
+    for name in (*IMAGE_RELEASES, *SCENE_RELEASES):
+        assert (SAMPLES.parent / "data_prep" / f"{name}.py").is_file()
 
 
 def test_a_scene_that_is_not_whole_is_refused_by_name(tmp_path):

@@ -254,7 +254,9 @@ def test_a_mask_of_other_data_is_refused(scenes, tmp_path):
 
 
 def test_files_that_are_no_masks(scenes, tmp_path):
-    with pytest.raises(InputError, match=r"no such mask file; draw one with python -m pcseg\.weaken"):
+    with pytest.raises(
+        InputError, match=r"no such mask file; draw one with python -m pcseg\.weaken CONFIG RECIPE -o .*none"
+    ):
         WeakLabels.load(tmp_path / "none.npz")
     path = tmp_path / "mask.npz"
     draw_labels(scenes, RatioRecipe(ratio=0.01), seed=4).save(path)
