@@ -98,11 +98,15 @@ class LabelMap(BaseModel):
         if not path.is_file():
             raise InputError(f"{path}: no such label map; give a YAML file or pairs like 2=ground")
         try:
-            table = yaml.safe_load(path.read_text())
+            text = path.read_text()
+            table = yaml.safe_load(text)
+            twice = _twice(yaml.compose(text, yaml.SafeLoader))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: no YAML: {error}") from error
         if not isinstance(table, Mapping):
             raise InputError(f"{path}: expected a table with the keys classes, codes and default")
+        if twice:
+            raise InputError(f"{path}, line {twice.start_mark.line + 1}: '{twice.value}' is said twice; leave one")
         return cls.from_table(table, where=str(path))
 
     @classmethod
@@ -129,6 +133,21 @@ class LabelMap(BaseModel):
         default = said.pop("default", None)
         codes = {int(key): name for key, name in said.items()}
         return cls.from_table({"classes": list(classes or ()), "codes": codes, "default": default})
+
+
+def _twice(node: yaml.Node | None) -> yaml.ScalarNode | None:
+    """The first key that a table or a table in it says again; YAML would take the last one."""
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen = set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                return key
+            seen.add(key.value)
+        if (found := _twice(value)) is not None:
+            return found
+    return None
 
 
 def _reason(error: ValidationError | TypeError) -> str:

@@ -58,6 +58,7 @@ def test_pairs_that_do_not_fit(pairs, message):
         ("- 1", "expected a table"),
         ("codes: {1: a}\ncolors: {}", "expected the keys classes, codes and default, got"),
         ("codes: {x: a}", "codes.x"),
+        ("codes:\n  2: ground\n  6: house\n  2: house", r"map\.yaml, line 4: '2' is said twice; leave one"),
         ("codes: [", "no YAML"),
         ("classes: [a]\ncodes: {1: b}", "'b' is no class; the classes are a"),
     ],
