@@ -82,7 +82,7 @@ def prepare_scan(
     Raises:
         InputError: what :func:`pcseg.io.scan.read_chunks` refuses, a feature the file does not have, class codes
             outside the map (named, with their counts), no point with finite coordinates, or a scene of that name which
-            was made from another file.
+            was made from another file; a folder of that name which is no scene.
         OSError: the folder cannot be written; what was there before is as it was.
     """
     path, out_dir = Path(path), Path(out_dir)
@@ -132,6 +132,8 @@ def _refuse_other_source(folder: Path, path: Path, digest: str) -> None:
 
     Files are the same by their bytes or by their place. Scenes that do not record the place go by the name.
     """
+    if folder.exists() and not (folder / "scene.json").is_file() and not _is_empty(folder):
+        raise InputError(f"{path}: would overwrite {folder}, which is no scene; prepare it into another folder")
     try:
         source = Scene.open(folder).info.source
     except InputError:
@@ -144,6 +146,10 @@ def _refuse_other_source(folder: Path, path: Path, digest: str) -> None:
             f"{path}: would overwrite {folder}, the scene of {source.path or source.file}; prepare it into another "
             f"folder, or remove that scene"
         )
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def keep_or_write_scene(

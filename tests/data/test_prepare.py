@@ -99,6 +99,16 @@ def test_a_file_of_the_same_name_does_not_replace_a_scene(tmp_path):
     assert prepare_scan(other, out, features=()).num_points == 200
 
 
+def test_what_is_no_scene_is_not_replaced(tmp_path):
+    small_las(tmp_path / "x.laz", 50)
+    (tmp_path / "x").mkdir()
+    assert prepare_scan(tmp_path / "x.laz", tmp_path).num_points == 50
+    (tmp_path / "x" / "scene.json").unlink()
+    with pytest.raises(InputError, match=r"would overwrite .*x, which is no scene; prepare it into another folder"):
+        prepare_scan(tmp_path / "x.laz", tmp_path)
+    assert (tmp_path / "x" / "coords.npy").is_file()
+
+
 def test_memory_goes_by_the_chunk_and_not_by_the_file(tmp_path):
     def peak(num_points: int) -> tuple[int, int]:
         path = tmp_path / f"{num_points}.laz"
