@@ -134,7 +134,7 @@ class Scene:
             table = self.info.recipe["label_map"]
             codes = table.get("codes") if isinstance(table, dict) else None
             return {int(c): str(n) for c, n in codes.items() if c.isdecimal()} if isinstance(codes, dict) else {}
-        if self.info.recipe:
+        if self.info.recipe or len(self.info.class_codes) != len(self.class_names):
             return {}
         return dict(zip(self.info.class_codes, self.class_names, strict=False))  # a scene made by hand
 
