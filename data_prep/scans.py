@@ -20,6 +20,9 @@ from pcseg.errors import InputError, run_command
 from pcseg.io.scan import SUFFIXES
 from pcseg.label_map import LabelMap
 
+FEW = 0.5
+"""Share of labelled points below which their number is told."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -102,7 +105,13 @@ def _report(scene: Scene) -> str:
     total = sum(scene.info.class_histogram.values())
     shares = ", ".join(f"{name} {count / max(total, 1):.1%}" for name, count in scene.info.class_histogram.items())
     columns = ", ".join(scene.column_names) or "coordinates only"
-    parts = [f"{scene.path}: {scene.num_points:,} points; {columns}", shares or "no labels", *scene.info.notes]
+    if not scene.info.class_histogram:
+        shares = "no labels"
+    elif not total:
+        shares = f"none of its {scene.num_points:,} points is labelled; does the label map fit the file?"
+    elif total < FEW * scene.num_points:
+        shares = f"{total:,} of {scene.num_points:,} points labelled: {shares}"
+    parts = [f"{scene.path}: {scene.num_points:,} points; {columns}", shares, *scene.info.notes]
     return "; ".join(parts)
 
 

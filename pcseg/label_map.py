@@ -98,11 +98,15 @@ class LabelMap(BaseModel):
         if not path.is_file():
             raise InputError(f"{path}: no such label map; give a YAML file or pairs like 2=ground")
         try:
-            table = yaml.safe_load(path.read_text())
+            text = path.read_text()
+            table = yaml.safe_load(text)
+            twice = _twice(yaml.compose(text, yaml.SafeLoader))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: no YAML: {error}") from error
         if not isinstance(table, Mapping):
             raise InputError(f"{path}: expected a table with the keys classes, codes and default")
+        if twice:
+            raise InputError(f"{path}, line {twice.start_mark.line + 1}: '{twice.value}' is said twice; leave one")
         return cls.from_table(table, where=str(path))
 
     @classmethod
@@ -110,22 +114,40 @@ class LabelMap(BaseModel):
         """From pairs like ``2=ground``, ``9=ignore``, ``default=ignore``.
 
         Raises:
-            InputError: a pair that does not read so.
+            InputError: a pair that does not read so, or two classes of one code.
         """
-        codes: dict[int, str] = {}
-        default = None
+        said: dict[str, str] = {}
         for pair in pairs:
             code, equals, name = pair.partition("=")
             if not equals or not name:
                 raise InputError(f"label map: '{pair}' is no pair like 2=ground")
             if code == "default":
-                default = name
-                continue
-            try:
-                codes[int(code)] = name
-            except ValueError:
-                raise InputError(f"label map: '{code}' in '{pair}' is no integer class code") from None
+                key = code
+            else:
+                try:
+                    key = str(int(code))
+                except ValueError:
+                    raise InputError(f"label map: '{code}' in '{pair}' is no integer class code") from None
+            if said.setdefault(key, name) != name:
+                raise InputError(f"label map: {key}={said[key]} and {pair} contradict each other; leave one")
+        default = said.pop("default", None)
+        codes = {int(key): name for key, name in said.items()}
         return cls.from_table({"classes": list(classes or ()), "codes": codes, "default": default})
+
+
+def _twice(node: yaml.Node | None) -> yaml.ScalarNode | None:
+    """The first key that a table or a table in it says again; YAML would take the last one."""
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen = set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                return key
+            seen.add(key.value)
+        if (found := _twice(value)) is not None:
+            return found
+    return None
 
 
 def _reason(error: ValidationError | TypeError) -> str:

@@ -18,7 +18,15 @@ from pcseg.datasets.scene_part import open_sources
 from pcseg.datasets.voxel_scene import check_trainable
 from pcseg.datasets.weak_draw import draw_labels
 from pcseg.datasets.weak_labels import WeakLabels, describe_summary
-from pcseg.datasets.weak_recipes import RECIPES, ClicksRecipe, Recipe, ScenesRecipe, ScribblesRecipe
+from pcseg.datasets.weak_recipes import (
+    RECIPES,
+    BlocksRecipe,
+    ClicksRecipe,
+    ListRecipe,
+    Recipe,
+    ScenesRecipe,
+    ScribblesRecipe,
+)
 from pcseg.errors import InputError, run_command
 from pcseg.io.atomic import check_writable
 from pcseg.progress import progress_bar
@@ -32,6 +40,8 @@ RADIUS_IN_VOXELS = 5.0
 then show 1.4 % of the points; with one voxel the scan falls to pieces, and they show a sixth of it."""
 MANY = 0.1
 """Share of the rows beyond which strokes are no longer few labels; full scribbles of images show about 3 %."""
+FAR = 2.0
+"""Times its ratio that blocks may show before that is told."""
 WIDE = 10_000
 MAX_SCENES = 20
 """Lines of the table; further scenes are only counted."""
@@ -97,6 +107,8 @@ def weaken(config: TrainConfig, recipe: Recipe, options: WeakenOptions) -> WeakL
     labelled = [source for source in sources if source.labels is not None]
     check_trainable(labelled, data.class_names)
     weak = _drawn(sources, recipe, options.seed, voxel_size)
+    if not sum(weak.info.class_counts):
+        raise InputError(f"{recipe.kind}: shows no label of {_told(sources)}; {_remedy(recipe)}")
     if there is None:
         weak.save(options.out)
     elif there.info != weak.info:
@@ -105,6 +117,12 @@ def weaken(config: TrainConfig, recipe: Recipe, options: WeakenOptions) -> WeakL
     missing = [n for n, count in zip(weak.info.class_names, weak.info.class_counts, strict=True) if not count]
     if missing:
         print(f"no visible label of the class {', '.join(missing)}", file=sys.stderr)
+    if isinstance(recipe, BlocksRecipe) and weak.info.ratio_points > FAR * recipe.ratio:
+        print(
+            f"the blocks show {weak.info.ratio_points:.1%} of all rows, and --ratio is {recipe.ratio:.1%}; a smaller "
+            f"--size comes nearer to it",
+            file=sys.stderr,
+        )
     if isinstance(recipe, ScribblesRecipe) and weak.info.ratio_points > MANY:
         print(
             f"the strokes show {weak.info.ratio_points:.1%} of all rows, many objects are small; a larger --radius "
@@ -113,6 +131,21 @@ def weaken(config: TrainConfig, recipe: Recipe, options: WeakenOptions) -> WeakL
         )
     print(f"{options.out}{' was there already' if there is not None else ''}: {describe_summary(weak.summary())}")
     return weak
+
+
+def _told(sources: Sequence[RowSource]) -> str:
+    return str(sources[0].path) if len(sources) == 1 else f"{sources[0].path} and {len(sources) - 1} more"
+
+
+def _remedy(recipe: Recipe) -> str:
+    """How to come to a mask that shows labels."""
+    if isinstance(recipe, ListRecipe):
+        return f"name labelled rows in the files in {recipe.folder}"
+    if isinstance(recipe, ClicksRecipe | ScribblesRecipe) and recipe.min_rows > 1:
+        return f"no object has the {recipe.min_rows} rows of --min-rows; give less"
+    if isinstance(recipe, ScenesRecipe):
+        return "choose scenes that have labels"
+    return "name scenes that have labels with --scenes"
 
 
 def _mask_there(options: WeakenOptions) -> WeakLabels | None:

@@ -1,6 +1,10 @@
-"""ScanNet, 20 labelled points a scene: soft self-labelling, the paper's settings for images on the nearest voxels.
+r"""ScanNet, 20 labelled points a scene: soft self-labelling, the paper's settings for images on the nearest voxels.
 
 python -m pcseg.weaken configs/scannet/kpconv.py points --per scene --count 20 --voxel-size 0 -o data/weak/scannet.npz
+
+or with the lists of the Data-Efficient benchmark, where preparation found them:
+python -m pcseg.weaken configs/scannet/kpconv.py list \
+    --folder data/scannet/point_labels/points20 -o data/weak/scannet.npz
 """
 
 from pathlib import Path

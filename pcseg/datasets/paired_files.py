@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pcseg.datasets.releases import preparing
 from pcseg.datasets.splits import expanded
 from pcseg.errors import InputError
 from pcseg.ignore import IGNORE
@@ -34,6 +35,8 @@ def pairs_of(
         InputError: no such folder, nothing in it, a name twice, or a pattern that matches nothing.
     """
     folder = root / "images"
+    if not root.is_dir() and (command := preparing(root, scenes=False)) is not None:
+        raise InputError(f"{root}: no such folder; prepare {kind}s with {command}")
     if not folder.is_dir():
         raise InputError(f"{root}: has no folder 'images'; put the {kind}s into {folder}, labels into {label_folder}/")
     files = _by_name(folder, suffixes)

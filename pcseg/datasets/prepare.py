@@ -81,7 +81,8 @@ def prepare_scan(
 
     Raises:
         InputError: what :func:`pcseg.io.scan.read_chunks` refuses, a feature the file does not have, class codes
-            outside the map (named, with their counts), or no point with finite coordinates.
+            outside the map (named, with their counts), no point with finite coordinates, or a scene of that name which
+            was made from another file; a folder of that name which is no scene.
         OSError: the folder cannot be written; what was there before is as it was.
     """
     path, out_dir = Path(path), Path(out_dir)
@@ -97,6 +98,7 @@ def prepare_scan(
     found = kept_scene(out_dir / name, digest, plan)
     if found is not None:
         return found
+    _refuse_other_source(out_dir / name, path, digest)
     with _bar(name, header.num_points, progress) as advance:
         return write_scene(
             out_dir / name,
@@ -105,6 +107,7 @@ def prepare_scan(
             where=str(path),
             file=path.name,
             digest=digest,
+            path=path,
             crs=header.crs,
             advance=advance,
             chunk_size=chunk_size,
@@ -122,6 +125,31 @@ def kept_scene(folder: Path, digest: str, plan: ScenePlan) -> Scene | None:
     except InputError:
         return None
     return scene if same else None
+
+
+def _refuse_other_source(folder: Path, path: Path, digest: str) -> None:
+    """A scene of the same name but of another file stays; of the same file it may be made anew.
+
+    Files are the same by their bytes or by their place. Scenes that do not record the place go by the name.
+    """
+    if folder.exists() and not (folder / "scene.json").is_file() and not _is_empty(folder):
+        raise InputError(f"{path}: would overwrite {folder}, which is no scene; prepare it into another folder")
+    try:
+        source = Scene.open(folder).info.source
+    except InputError:
+        return
+    if source is None or source.sha256 == digest:
+        return
+    same = source.file == path.name if source.path is None else source.path == str(path.resolve())
+    if not same:
+        raise InputError(
+            f"{path}: would overwrite {folder}, the scene of {source.path or source.file}; prepare it into another "
+            f"folder, or remove that scene"
+        )
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def keep_or_write_scene(
@@ -153,6 +181,7 @@ def write_scene(
     where: str,
     file: str,
     digest: str,
+    path: Path | None = None,
     crs: str | None = None,
     notes: Sequence[str] = (),
     advance: Callable[[int], None] = lambda count: None,
@@ -163,7 +192,8 @@ def write_scene(
 
     Args:
         read: called with the attributes that the plan needs; the rows of its chunks follow each other from 0.
-        where: the source, for messages; ``file`` is its name in ``scene.json``, ``digest`` its SHA-256.
+        where: the source, for messages; ``file`` is its name in ``scene.json``, ``digest`` its SHA-256, and
+            ``path`` where it is, if it is one file.
         notes: what the source's own reader changed; looked at once every chunk is read, so that it may grow until then.
         advance: called with the number of points of each chunk.
         measure: called with the folder of the written arrays; its words join the notes.
@@ -179,7 +209,12 @@ def write_scene(
             advance(len(chunk))
         info = writer.finish(
             name=folder.name,
-            source=Source(file=file, sha256=digest, num_points=writer.num_seen),
+            source=Source(
+                file=file,
+                sha256=digest,
+                num_points=writer.num_seen,
+                path=None if path is None else str(path.resolve()),
+            ),
             recipe=plan.recipe,
             crs=crs,
             notes=notes,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pcseg.datasets.releases import preparing
 from pcseg.datasets.splits import expanded
 from pcseg.errors import InputError
 from pcseg.io.digest import sha256_of
@@ -35,6 +36,8 @@ class Source(BaseModel):
     sha256: str
     num_points: int = Field(ge=0)
     """Points of the file, dropped ones included."""
+    path: str | None = None
+    """Where the file was, where a scene has the name of one file; another file of that name does not replace it."""
 
 
 class ColumnInfo(BaseModel):
@@ -123,6 +126,17 @@ class Scene:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.info.class_names
+
+    @property
+    def codes(self) -> dict[int, str]:
+        """Class name, or ``ignore``, of each code that the source's labels are known to have been read with."""
+        if "label_map" in self.info.recipe:
+            table = self.info.recipe["label_map"]
+            codes = table.get("codes") if isinstance(table, dict) else None
+            return {int(c): str(n) for c, n in codes.items() if c.isdecimal()} if isinstance(codes, dict) else {}
+        if self.info.recipe or len(self.info.class_codes) != len(self.class_names):
+            return {}
+        return dict(zip(self.info.class_codes, self.class_names, strict=False))  # a scene made by hand
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -218,7 +232,8 @@ def find_scenes(root: Path | str, patterns: Sequence[str] = ("*",)) -> list[Scen
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; prepare scenes with python -m data_prep.las")
+        command = preparing(root, scenes=True) or "python -m data_prep.las"
+        raise InputError(f"{root}: no such folder; prepare scenes with {command}")
     names = sorted(p.name for p in root.iterdir() if not p.name.startswith(".") and (p / "scene.json").is_file())
     chosen: dict[str, None] = {}
     for pattern in expanded(root, patterns):

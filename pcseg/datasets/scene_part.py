@@ -12,9 +12,13 @@ from pcseg.config import DataConfig, StripConfig
 from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.hidden_labels import HiddenLabels
 from pcseg.datasets.row_source import RowSource
-from pcseg.datasets.scene_folder import find_scenes
+from pcseg.datasets.scene_folder import Scene, find_scenes
 from pcseg.datasets.weak_labels import WeakLabels, no_labels, own_labels
 from pcseg.errors import InputError
+from pcseg.ignore import IGNORE
+from pcseg.processes import tell
+
+_FEW = 3  # names that a line lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,41 @@ def open_sources(data: DataConfig, patterns: Sequence[str]) -> Sequence[RowSourc
     return find_scenes(data.root, patterns)
 
 
+def _check_codes(scenes: Sequence[RowSource], data: DataConfig) -> None:
+    """Predictions are written in the config's codes: none may stand for another class where a scene came from.
+
+    Codes that are ignored on one side are left aside, and so are scenes of other classes, which are refused elsewhere.
+
+    Raises:
+        InputError: a code that is of one class in the config and of another one in a scene.
+    """
+    for scene in scenes:
+        if not isinstance(scene, Scene) or scene.class_names != data.class_names:
+            continue
+        for code, name in scene.codes.items():
+            index = data.label_map.get(code, IGNORE)
+            if index != IGNORE and name in data.class_names and name != data.class_names[index]:
+                raise InputError(
+                    f"{scene.path}: was prepared with the code {code} for '{name}', and data.label_map says "
+                    f"'{data.class_names[index]}'; change data.label_map, or prepare it again with the run's --config"
+                )
+
+
+def _tell_of_overlap(scenes: Sequence[RowSource], data: DataConfig) -> None:
+    """A line where scenes are trained on and scored as well."""
+    if not data.val_scenes or data.strip.fraction:
+        return
+    try:
+        held_out = open_sources(data, data.val_scenes)
+    except InputError:  # what scores them says so
+        return
+    names = {scene.name for scene in scenes}
+    both = [scene.name for scene in held_out if scene.name in names]
+    if both:
+        shown = ", ".join(both[:_FEW]) + (f" and {len(both) - _FEW} more" if len(both) > _FEW else "")
+        tell(f"in train_scenes and in val_scenes: {shown}; the score is partly that of training data")
+
+
 def training_parts(data: DataConfig, *, labels: bool = True) -> list[ScenePart]:
     """What a run is trained on, without the labels that a mask file hides.
 
@@ -103,9 +142,13 @@ def training_parts(data: DataConfig, *, labels: bool = True) -> list[ScenePart]:
         labels: False: all labels are hidden, and scenes need not have any.
 
     Raises:
-        InputError: a scene that is not there; a mask file that is missing, of other data, or shows no label.
+        InputError: a scene that is not there; a mask file that is missing, of other data, or shows no label; a
+            code that means another class in a scene than in the config.
     """
     scenes = open_sources(data, data.train_scenes)
+    if labels:
+        _check_codes(scenes, data)
+        _tell_of_overlap(scenes, data)
     if not labels:
         scenes = [HiddenLabels(scene, np.zeros(0, np.int64)) for scene in scenes]
     elif data.weak_labels is not None:

@@ -28,6 +28,7 @@ from pcseg.errors import InputError
 from pcseg.io.npy import open_npy
 
 _NONE = np.zeros(0, np.int64)
+_DIGITS = 18  # of a row index
 _SLACK = 1e-9  # of products that should be whole numbers: 0.29 * 100 is 28.999999999999996
 
 
@@ -174,7 +175,7 @@ def _listed(source: RowSource, recipe: ListRecipe) -> np.ndarray:
         text = line.strip()
         if not text:
             continue
-        if not text.isascii() or not text.isdecimal() or int(text) >= source.num_points:
+        if not text.isascii() or not text.isdecimal() or len(text) > _DIGITS or int(text) >= source.num_points:
             raise InputError(
                 f"{there[0]}, line {number}: '{text[:40]}' is no row; the scene has rows 0 to {source.num_points - 1}"
             )

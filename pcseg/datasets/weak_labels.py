@@ -26,7 +26,8 @@ _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 MOST_SHARE = 0.5
 """Of rows with a label, where labels count as few."""
 FIRST_SCENES = 50
-_AGAIN = "draw it again with python -m pcseg.weaken"
+_COMMAND = "python -m pcseg.weaken CONFIG RECIPE"
+_AGAIN = f"draw it again with {_COMMAND}"
 
 
 class MaskScene(Config):
@@ -121,7 +122,7 @@ class WeakLabels:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; name the mask file in it")
         if not path.is_file():
-            raise InputError(f"{path}: no such mask file; draw one with python -m pcseg.weaken")
+            raise InputError(f"{path}: no such mask file; draw one with {_COMMAND} -o {path}")
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 text, packed, offsets = (np.asarray(arrays[name]) for name in ("info", "rows", "offsets"))
@@ -335,11 +336,9 @@ def _described(source: RowSource, rows: np.ndarray, voxel_size: float | None) ->
     shown = np.asarray(labels[rows])
     voxels: tuple[int | None, int | None] = (None, None)
     if voxel_size is not None:
-        import torch
+        from pcseg.datasets.weak_units import grid_of
 
-        from pcseg import ops
-
-        grid = ops.grid_subsample(torch.from_numpy(np.array(source.coords, np.float32)), voxel_size)
+        grid, _ = grid_of(source.coords, voxel_size, where=source.path, what=f"the voxel size {voxel_size:g}")
         voxels = len(grid.point_offsets) - 1, len(np.unique(grid.voxel_of_point.numpy()[rows[shown >= 0]]))
     return MaskScene(
         name=source.name,

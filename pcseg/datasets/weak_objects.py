@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from pcseg import ops
 from pcseg.datasets.row_source import RowSource
 from pcseg.datasets.scene_folder import INSTANCES
 from pcseg.datasets.weak_recipes import ClicksRecipe
+from pcseg.datasets.weak_units import grid_of
 from pcseg.errors import InputError
 
 _FIRST_CAP = 32
@@ -40,7 +43,7 @@ def objects_of(
     :func:`cloud_components`.
 
     Raises:
-        InputError: a cloud that needs components, and no radius.
+        InputError: a cloud that needs components, and no radius or one far too small.
     """
     labels = np.asarray(source.labels)
     objects = np.full(source.num_points, -1, np.int64)
@@ -64,7 +67,7 @@ def objects_of(
                 f"how near points of a class are that belong to one object"
             )
         rows = np.flatnonzero(rest & (labels == index))
-        objects[rows] = cloud_components(source.coords[rows], radius) + count
+        objects[rows] = cloud_components(source.coords[rows], radius, where=source.path) + count
         count = int(objects[rows].max()) + 1
     return objects
 
@@ -89,17 +92,21 @@ def grid_components(
 def cloud_components(
     coords: np.ndarray,  # (n, D) float32
     radius: float,
+    *,
+    where: Path | str = "the cloud",
 ) -> np.ndarray:  # (n,) int64 from 0
     """Connected components of the graph that links the barycentres of voxels no further apart than ``radius``.
 
     Voxels have the edge ``radius / 4``: points nearer than 0.13 radii are always linked, points further apart than 1.87
     radii never, in up to 3 dimensions; points that are alone in their voxel exactly as the radius says.
+
+    Raises:
+        InputError: a radius far too small for the coordinates, named by ``where``.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    points = torch.from_numpy(np.array(coords, np.float32))
-    grid = ops.grid_subsample(points, radius / 4)
+    grid, points = grid_of(coords, radius / 4, where=where, what=f"the radius {radius:g}")
     first, second = _pairs(ops.voxel_features(grid, points).coords, radius)
     size = len(grid.point_offsets) - 1
     graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(size, size)).tocsr()

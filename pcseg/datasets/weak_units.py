@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ import torch
 from pcseg import ops
 from pcseg.datasets.row_source import RowSource
 from pcseg.datasets.weak_recipes import Reveal
+from pcseg.errors import InputError
+
+_MOST_CELLS = 2.0**31  # along an axis, to either side
 
 
 def scene_generator(seed: int, name: str) -> np.random.Generator:
@@ -28,6 +32,30 @@ def lowest(
     return candidates[np.argsort(keys[candidates], kind="stable")[:count]]
 
 
+def grid_of(
+    coords: np.ndarray,  # (N, D)
+    size: float,
+    *,
+    where: Path | str,
+    what: str,
+) -> tuple[ops.VoxelGrid, torch.Tensor]:
+    """Voxels of a size that a user gave, and the coordinates (N, D) float32 as a tensor.
+
+    Args:
+        where, what: the scene, and what the size is, for the message.
+
+    Raises:
+        InputError: the voxels are too small to be counted, or too large for float32.
+    """
+    points = torch.from_numpy(np.array(coords, np.float32))
+    reach = float(points.abs().max()) if len(points) else 0.0
+    limits = torch.finfo(torch.float32)
+    if not limits.tiny < size < limits.max or reach / size >= _MOST_CELLS:
+        much = "small" if size < 1 else "large"
+        raise InputError(f"{where}: {what} is too {much} for coordinates up to {reach:g}; give another one")
+    return ops.grid_subsample(points, size), points
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Units:
     """The labels of a scene that can be drawn."""
@@ -41,13 +69,15 @@ class Units:
         """Voxels of a size, or rows where it is None.
 
         The label of a voxel is that of most of its points, the unlabelled ones aside.
+
+        Raises:
+            InputError: as :func:`grid_of`.
         """
         labels = np.asarray(source.labels, np.int16)
         if voxel_size is None:
             rows = np.flatnonzero(labels >= 0)
             return cls(labels=labels, rows=rows, unit_of_row=rows)
-        coords = torch.from_numpy(np.array(source.coords, np.float32))
-        grid = ops.grid_subsample(coords, voxel_size)
+        grid, coords = grid_of(source.coords, voxel_size, where=source.path, what=f"the voxel size {voxel_size:g}")
         voxels = ops.voxel_features(grid, coords, None, torch.from_numpy(labels.astype(np.int64)))
         assert voxels.labels is not None
         of_voxel, voxel = voxels.labels.numpy().astype(np.int16), grid.voxel_of_point.numpy()

@@ -41,6 +41,9 @@ def test_a_default_takes_every_other_code():
         (["2"], "'2' is no pair like 2=ground"),
         (["a=ground"], "'a' in 'a=ground' is no integer"),
         (["2=ignore"], "class_names must differ, be at least one"),
+        (["2=ground", "6=building", "02=building"], "2=ground and 02=building contradict each other; leave one"),
+        (["0=ignore", "0=other"], "0=ignore and 0=other contradict"),
+        (["2=ground", "default=ground", "default=ignore"], "default=ground and default=ignore contradict"),
         (["2=ground", "default=tree"], "'tree' is no class; the classes are ground"),
     ],
 )
@@ -55,6 +58,7 @@ def test_pairs_that_do_not_fit(pairs, message):
         ("- 1", "expected a table"),
         ("codes: {1: a}\ncolors: {}", "expected the keys classes, codes and default, got"),
         ("codes: {x: a}", "codes.x"),
+        ("codes:\n  2: ground\n  6: house\n  2: house", r"map\.yaml, line 4: '2' is said twice; leave one"),
         ("codes: [", "no YAML"),
         ("classes: [a]\ncodes: {1: b}", "'b' is no class; the classes are a"),
     ],

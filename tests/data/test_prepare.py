@@ -1,6 +1,7 @@
 """Scans to scene folders: content, repetition, and what is refused without a trace."""
 
 import json
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 
 from data_prep import las, ply
 from pcseg import IGNORE
+from pcseg.config import DataConfig
 from pcseg.datasets.ground import GroundSettings
 from pcseg.datasets.prepare import prepare_scan
+from pcseg.datasets.releases import IMAGE_RELEASES, SCENE_RELEASES
 from pcseg.datasets.scene_folder import Scene, find_scenes
+from pcseg.datasets.scene_part import open_sources
 from pcseg.errors import InputError, run_command
 from pcseg.io import scan
 from pcseg.io.ply import write_ply
@@ -73,6 +77,36 @@ def test_a_second_call_leaves_the_scene_alone_and_a_change_makes_it_anew(tmp_pat
     (tmp_path / "out" / "a" / "intensity.npy").write_bytes(b"damaged")
     assert stamp(ground=GroundSettings(cell=2.0)) != other_file
     assert left_behind(tmp_path / "out") == ["a"]
+
+
+def test_a_file_of_the_same_name_does_not_replace_a_scene(tmp_path):
+    for folder, seed in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        small_las(tmp_path / folder / "x.laz", 200, seed=seed)
+    first, other, out = tmp_path / "a" / "x.laz", tmp_path / "b" / "x.laz", tmp_path / "out"
+    scene = prepare_scan(first, out, features=("intensity",))
+    before = np.array(scene.coords)
+    with pytest.raises(InputError, match=f"{other}: would overwrite {scene.path}, the scene of {first}; prepare it"):
+        prepare_scan(other, out, features=("intensity",))
+    np.testing.assert_array_equal(Scene.open(scene.path).coords, before)
+    moved = first.rename(tmp_path / "x.laz")  # the same bytes
+    assert prepare_scan(moved, out, features=()).column_names == ()
+    small_las(moved, 300, seed=3)  # other bytes at the same place
+    assert prepare_scan(moved, out, features=()).num_points == 300
+    info = json.loads((scene.path / "scene.json").read_text())
+    del info["source"]["path"]  # as scenes were written before places were recorded
+    (scene.path / "scene.json").write_text(json.dumps(info))
+    assert prepare_scan(other, out, features=()).num_points == 200
+
+
+def test_what_is_no_scene_is_not_replaced(tmp_path):
+    small_las(tmp_path / "x.laz", 50)
+    (tmp_path / "x").mkdir()
+    assert prepare_scan(tmp_path / "x.laz", tmp_path).num_points == 50
+    (tmp_path / "x" / "scene.json").unlink()
+    with pytest.raises(InputError, match=r"would overwrite .*x, which is no scene; prepare it into another folder"):
+        prepare_scan(tmp_path / "x.laz", tmp_path)
+    assert (tmp_path / "x" / "coords.npy").is_file()
 
 
 def test_memory_goes_by_the_chunk_and_not_by_the_file(tmp_path):
@@ -200,6 +234,29 @@ def test_scenes_are_found_by_pattern(tmp_path):
         find_scenes(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    ("folder", "kind", "command"),
+    [
+        ("s3dis", "scenes", "prepare scenes with python -m data_prep.s3dis --raw DOWNLOAD --out data/s3dis"),
+        ("scannet200", "scenes", "data_prep.scannet --raw"),
+        ("voc_p10", "images", "prepare images with python -m data_prep.voc --raw DOWNLOAD --out data/voc_p10"),
+        ("vocal", "images", "has no folder 'images'"),
+        ("mine", "scenes", "python -m data_prep.las"),
+    ],
+)
+def test_a_folder_that_is_not_there_says_how_to_make_it(tmp_path, monkeypatch, folder, kind, command):
+    monkeypatch.chdir(tmp_path)
+    values = {"class_names": ("a", "b"), "label_map": {0: 0, 1: 1}, "train_scenes": ("*",)}
+    data = DataConfig.model_validate({"kind": kind, "root": Path("data") / folder, **values})
+    with pytest.raises(InputError, match=re.escape(command)):
+        open_sources(data, ("*",))
+
+
+def test_the_commands_of_releases_are_there():
+    for name in (*IMAGE_RELEASES, *SCENE_RELEASES):
+        assert (SAMPLES.parent / "data_prep" / f"{name}.py").is_file()
+
+
 def test_a_scene_that_is_not_whole_is_refused_by_name(tmp_path):
     small_las(tmp_path / "a.laz", 40)
     scene = prepare_scan(tmp_path / "a.laz", tmp_path / "out")
@@ -257,6 +314,13 @@ def test_the_command_says_what_it_made_and_what_is_wrong(tmp_path, monkeypatch, 
     assert command(tmp_path / "a.laz", "--out", out, "--label-map", "1=x", "2=y", "default=ignore") == 0
     printed = capsys.readouterr().out
     assert "60 points" in printed and "x " in printed and Scene.open(tmp_path / "out" / "a").class_names == ("x", "y")
+    for pairs, message in (
+        (["1=x", "default=ignore"], r"[0-9]+ of 60 points labelled: x 100\.0%\n"),
+        (["77=x", "default=ignore"], r"none of its 60 points is labelled; does the label map fit the file\?\n"),
+        (["default=x", "9=ignore", "--classes", "x"], r"only; x 100\.0%\n"),
+    ):
+        assert command(tmp_path / "a.laz", "--out", out, "--features", "--label-map", *pairs) == 0
+        assert re.search(message, capsys.readouterr().out)
     for arguments, message in (
         ([tmp_path / "none.laz"], "none.laz: no such file"),
         ([tmp_path / "a.ply"], "expected a .las or .laz file"),

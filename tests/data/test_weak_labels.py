@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from pcseg import IGNORE
+from pcseg.config import DataConfig
 from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.hidden_labels import HiddenLabels
-from pcseg.datasets.scene_folder import Scene
+from pcseg.datasets.scene_folder import Scene, write_info
 from pcseg.datasets.scene_part import ScenePart, training_parts, validation_parts
 from pcseg.datasets.voxel_scene import VoxelScene
 from pcseg.datasets.weak_draw import draw_labels
@@ -196,6 +197,7 @@ def test_lists_of_rows(scenes, tmp_path):
     [
         ("1\n3000\n", r"a\.txt, line 2: '3000' is no row; the scene has rows 0 to 2999"),
         ("x\n", r"a\.txt, line 1: 'x' is no row"),
+        ("9" * 5000, r"a\.txt, line 1: '9{40}' is no row"),
         ("-1\n", r"a\.txt, line 1: '-1' is no row"),
         (None, r"holds no list of 'a'; give a\.txt or a\.npy"),
         (np.array([0, -1]), r"a\.npy: entry 1 is row -1"),
@@ -252,7 +254,9 @@ def test_a_mask_of_other_data_is_refused(scenes, tmp_path):
 
 
 def test_files_that_are_no_masks(scenes, tmp_path):
-    with pytest.raises(InputError, match=r"no such mask file; draw one with python -m pcseg\.weaken"):
+    with pytest.raises(
+        InputError, match=r"no such mask file; draw one with python -m pcseg\.weaken CONFIG RECIPE -o .*none"
+    ):
         WeakLabels.load(tmp_path / "none.npz")
     path = tmp_path / "mask.npz"
     draw_labels(scenes, RatioRecipe(ratio=0.01), seed=4).save(path)
@@ -319,6 +323,41 @@ def test_training_parts_hide_and_validation_parts_do_not(tmp_path):
     none.save(tmp_path / "none.npz")
     with pytest.raises(InputError, match="shows no label of the training scenes"):
         training_parts(data.model_copy(update={"weak_labels": tmp_path / "none.npz"}))
+
+
+def test_a_code_that_means_another_class_in_a_scene_is_refused(tmp_path):
+    info = write_scene(
+        tmp_path / "a", np.zeros((3, 3)), labels=np.array([0, 1, -1]), class_names=("ground", "house")
+    ).info
+    table = {"codes": {"2": "house", "3": "house", "6": "ground", "9": "ignore"}, "default": None}
+    write_info(tmp_path / "a", info.model_copy(update={"recipe": {"label_map": table}, "class_codes": (6, 2)}))
+
+    def config(label_map) -> DataConfig:
+        return DataConfig(root=tmp_path, train_scenes=("a",), class_names=("ground", "house"), label_map=label_map)
+
+    for fitting in ({6: 0, 2: 1}, {6: 0, 3: 1, 2: -1}, {6: 0, 2: 1, 9: 0}, {40: 0, 41: 1}):
+        assert len(training_parts(config(fitting))) == 1
+    with pytest.raises(InputError, match=r"a: was prepared with the code 2 for 'house', and data.label_map says 'gro"):
+        training_parts(config({2: 0, 6: 1}))
+    write_info(tmp_path / "a", info.model_copy(update={"class_codes": (6, 2)}))  # by hand
+    with pytest.raises(InputError, match="was prepared with the code 6 for 'ground'"):
+        training_parts(config({2: 0, 6: 1}))
+    write_info(tmp_path / "a", info)
+    assert len(training_parts(config({2: 0, 6: 1}))) == 1
+
+
+def test_scenes_that_are_trained_on_and_scored_are_told_of(tmp_path, capsys):
+    for name in "abcde":
+        write_picture(tmp_path, name)
+    told = {
+        ("a",): "",
+        ("a", "b"): "in train_scenes and in val_scenes: b; ",
+        ("*",): "val_scenes: b, c, d and 1 more; ",
+    }
+    for val_scenes, line in told.items():
+        training_parts(data_config(tmp_path, "images", train_scenes=("[b-e]",), val_scenes=val_scenes))
+        err = capsys.readouterr().err
+        assert line in err and err.count("\n") == bool(line)
 
 
 def test_few_labels_of_the_data_themselves_are_told_of():

@@ -250,6 +250,13 @@ def test_every_recipe_is_a_command(scenes, pictures, tmp_path, command):
         (["ratio", "--ratio", "0.1", "--voxel-size", "-1"], "--voxel-size: must be 0 or more"),
         (["scenes"], "give either count or ids"),
         (["clicks", "--voxel-size", "0"], "say with --radius how near"),
+        (["blocks", "--ratio", "0.1", "--size", "inf"], "should be a finite number"),
+        (["clicks", "--radius", "nan"], "should be a finite number"),
+        (["clicks", "--radius", "1e-9"], "train_a: the radius 1e-09 is too small for coordinates up to"),
+        (["scribbles", "--radius", "1e-9"], "the radius 1e-09 is too small"),
+        (["ratio", "--ratio", "0.1", "--voxel-size", "1e-9"], "train_a: the voxel size 1e-09 is too small"),
+        (["clicks", "--radius", "1", "--voxel-size", "1e-44"], "the voxel size 1e-44 is too small"),
+        (["clicks", "--min-rows", "100000"], "no object has the 100000 rows of --min-rows"),
         (["list", "--folder", "nowhere"], "nowhere: holds no list of 'train_a'"),
         (["points", "--count", "2", "--scenes", "none"], "no scene matches 'none'"),
     ],
@@ -270,6 +277,25 @@ def test_a_class_that_nobody_has_is_told(tmp_path, command):
     arguments = [tmp_path / "config.yaml", "points", "--count", 5, "-o", tmp_path / "mask.npz"]
     code, _, err = command(weaken.main, arguments)
     assert code == 0 and err == "no visible label of the class tall\n"
+
+
+def test_blocks_far_beyond_the_ratio_are_told(scenes, tmp_path, command):
+    write_config(toy_config(scenes), tmp_path / "config.yaml")
+    arguments = [tmp_path / "config.yaml", "blocks", "--ratio", "0.01", "-o", tmp_path / "mask.npz", "--overwrite"]
+    code, _, err = command(weaken.main, [*arguments, "--size", "1e9"])
+    assert code == 0 and "the blocks show 95.0% of all rows, and --ratio is 1.0%" in err and err.count("\n") == 1
+    code, _, err = command(weaken.main, [*arguments, "--size", "0.2"])
+    assert code == 0 and "blocks" not in err
+
+
+def test_a_mask_without_any_label_is_not_written(scenes, tmp_path, command):
+    write_config(toy_config(scenes), tmp_path / "config.yaml")
+    for name in ("train_a", "train_b"):
+        (tmp_path / f"{name}.txt").write_text("")
+    arguments = [tmp_path / "config.yaml", "list", "--folder", tmp_path, "-o", tmp_path / "mask.npz"]
+    code, _, err = command(weaken.main, arguments)
+    assert code == 2 and "list: shows no label of" in err and "name labelled rows in the files in" in err
+    assert err.count("\n") == 1 and not (tmp_path / "mask.npz").exists()
 
 
 def test_strokes_that_show_too_much_are_told(scenes, tmp_path, command):
