@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ValidationError
-
 from pcseg.config import TrainConfig
-from pcseg.config_file import explain, leading_path, load_config, parse_command
+from pcseg.config_file import leading_path, load_config, parse_command
 from pcseg.datasets.row_source import RowSource
 from pcseg.datasets.scene_part import open_sources
 from pcseg.datasets.voxel_scene import check_trainable
@@ -219,10 +217,7 @@ def _parsed(name: str, arguments: list[str]) -> tuple[WeakenOptions, Recipe]:
     fields: list[Any] = [(field, Annotated[kind, tyro.conf.arg(name="")]) for field, kind in unnamed]
     command = dataclasses.make_dataclass("Command", fields, namespace={"__doc__": recipe.__doc__})
     parsed: Any
-    try:
-        parsed, _ = parse_command(command, arguments, prog=PROG.replace("RECIPE", name))
-    except ValidationError as error:  # a recipe on its own is no field of a config, whose errors tyro would tell
-        raise InputError(f"{name}: {explain(error)}") from error
+    parsed, _ = parse_command(command, arguments, prog=PROG.replace("RECIPE", name))
     return parsed.options, parsed.recipe
 
 

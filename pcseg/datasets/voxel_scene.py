@@ -13,6 +13,7 @@ from pcseg import ops
 from pcseg.batch import IGNORE
 from pcseg.datasets.feature_contract import FeatureContract
 from pcseg.datasets.row_source import RowSource
+from pcseg.datasets.voxel_grid import grid_of
 from pcseg.errors import InputError
 from pcseg.pyramid import majority_instance
 
@@ -46,7 +47,6 @@ class VoxelScene:
             InputError: a column that the contract needs and the scene lacks.
         """
         chosen = slice(None) if rows is None else rows
-        coords = torch.from_numpy(np.array(scene.coords[chosen], np.float32))
         feats = torch.from_numpy(contract.feats(scene, rows))
         labels, instances = (
             None
@@ -56,7 +56,9 @@ class VoxelScene:
             )
             for values in (scene.labels, scene.instances)
         )
-        grid = ops.grid_subsample(coords, voxel_size)
+        grid, coords = grid_of(
+            scene.coords[chosen], voxel_size, where=scene.name, what=f"the voxel size {voxel_size:g}"
+        )
         voxels = ops.voxel_features(grid, coords, feats, labels)
         assert voxels.feats is not None
         return cls(

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from pcseg.config.base import Config
 from pcseg.datasets.hidden_labels import HiddenLabels
 from pcseg.datasets.row_source import RowSource
+from pcseg.datasets.voxel_grid import grid_of
 from pcseg.datasets.weak_recipes import AnyRecipe, Recipe
 from pcseg.errors import InputError
 from pcseg.ignore import IGNORE
@@ -336,8 +337,6 @@ def _described(source: RowSource, rows: np.ndarray, voxel_size: float | None) ->
     shown = np.asarray(labels[rows])
     voxels: tuple[int | None, int | None] = (None, None)
     if voxel_size is not None:
-        from pcseg.datasets.weak_units import grid_of
-
         grid, _ = grid_of(source.coords, voxel_size, where=source.path, what=f"the voxel size {voxel_size:g}")
         voxels = len(grid.point_offsets) - 1, len(np.unique(grid.voxel_of_point.numpy()[rows[shown >= 0]]))
     return MaskScene(

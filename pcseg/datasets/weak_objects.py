@@ -11,8 +11,8 @@ from torch import Tensor
 from pcseg import ops
 from pcseg.datasets.row_source import RowSource
 from pcseg.datasets.scene_folder import INSTANCES
+from pcseg.datasets.voxel_grid import grid_of
 from pcseg.datasets.weak_recipes import ClicksRecipe
-from pcseg.datasets.weak_units import grid_of
 from pcseg.errors import InputError
 
 _FIRST_CAP = 32

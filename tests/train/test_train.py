@@ -409,3 +409,9 @@ def test_checkpoint_without_training_state_cannot_go_on(scenes, tmp_path):
     )
     with pytest.raises(InputError, match="holds weights only"):
         train(config, tmp_path)
+
+
+def test_voxels_too_small_to_count_are_one_line(scenes, tmp_path, command):
+    write_config(toy_config(scenes), tmp_path / "toy.yaml")
+    code, _, err = command(main, [tmp_path / "toy.yaml", "--run", tmp_path / "run", "--model.voxel-size", "1e-12"])
+    assert code == 2 and err.count("\n") == 1 and "the voxel size 1e-12 is too small for coordinates up to" in err
