@@ -18,11 +18,11 @@ from pcseg.datasets.scene_folder import find_scenes
 from pcseg.datasets.scene_part import open_sources
 from pcseg.errors import InputError, describe, run_command
 from pcseg.feature_store import COLUMN, CloudFeatures, FeatureSource, ImageFeatures, of_predictor, store, stored
+from pcseg.io.atomic import check_folder
 from pcseg.io.digest import sha256_of
 from pcseg.models.exported import SUFFIXES, load_exported
 from pcseg.predictor import Predictor, choose_device
 from pcseg.progress import progress_bar
-from pcseg.train import check_writable
 
 PROG = "python -m pcseg.features MODEL DATA"
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"the second argument is a config or a folder of scene folders: {PROG} -o DIR")
     data, rest = Path(rest[0]), ["--out" if text == "-o" else text for text in rest[1:]]
     options, _ = parse_command(FeatureOptions, rest, prog=PROG)
-    check_writable(options.out)
+    check_folder(options.out)
     sources = _sources(data, options.scenes)
     clashes = [source.path for source in sources if (options.out / source.name).resolve() == source.path.resolve()]
     if clashes:

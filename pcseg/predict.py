@@ -16,13 +16,13 @@ from pcseg import predict_image, predict_scan, predict_volume
 from pcseg.config_file import leading_path, parse_command
 from pcseg.errors import InputError, describe, run_command
 from pcseg.inference import TileSettings
+from pcseg.io.atomic import check_folder
 from pcseg.io.coco_panoptic import Category, PanopticResult, write_panoptic
 from pcseg.predict_image import ImageTargets
 from pcseg.predict_scan import ScanTargets
 from pcseg.predict_volume import VolumeTargets
 from pcseg.predictor import Predictor
 from pcseg.progress import progress_bar
-from pcseg.train import check_writable
 
 PROG = "python -m pcseg.predict MODEL IN..."
 SUFFIXES = {
@@ -141,7 +141,7 @@ def _predict_one(predictor: Predictor, path: Path, targets: Targets, options: Pr
     trained = "images" if trained == "panoptic" else trained  # pictures, with other labels
     if kind != trained:
         raise InputError(f"{path}: is no {_ONE[trained]}, and the network was trained on {_ONE[trained]}s")
-    check_writable(targets.files[0].parent)
+    check_folder(targets.files[0].parent)
     with progress_bar() as progress:
         task = progress.add_task(f"predict {path.name}", total=None)
         counts, result = _segment(

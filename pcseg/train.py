@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Annotated
 from pcseg.config import TrainConfig
 from pcseg.config_file import leading_path, load_config, parse_command
 from pcseg.errors import InputError, run_command
+from pcseg.io.atomic import check_folder
 from pcseg.processes import is_first, leaving
 
 PROG = "python -m pcseg.train CONFIG"
@@ -61,26 +61,12 @@ def train(
     """
     from pcseg.run_setup import set_up
 
-    check_writable(folder)
+    check_folder(folder)
     with alone_in(folder):
         trainer, evaluate = set_up(config, folder, init=init, fresh=fresh, device=device)
         trainer.run()
         if trainer.accelerator.is_main_process:
             evaluate()
-
-
-def check_writable(folder: Path) -> None:
-    """Make a folder and write a file in it: better now than after an hour of training.
-
-    Raises:
-        OSError: it cannot be written; ``filename`` is the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"x")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 @contextmanager

@@ -20,7 +20,7 @@ class RatioRecipe(Config):
     """
 
     kind: Literal["ratio"] = "ratio"
-    ratio: float = Field(gt=0, le=1, allow_inf_nan=False)
+    ratio: float = Field(gt=0, le=1)
     """Share of the labelled voxels or rows: 0.01, 0.001."""
     stratified: bool = True
     """Of each class by itself, and at least one of each; else of all labelled ones alike, and at least one."""
@@ -50,7 +50,7 @@ class ClicksRecipe(Config):
     kind: Literal["clicks"] = "clicks"
     count: int = Field(default=1, ge=1)
     """Of each object; all its rows, if it has less. 1 and 10: the point labels P1 and P10 of panoptic segmentation."""
-    radius: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    radius: float | None = Field(default=None, gt=0)
     """Distance within which two points of a class belong to one component, in the unit of the coordinates; the command
     takes five voxels of a scan where none is given."""
     min_rows: int = Field(default=1, ge=1)
@@ -66,9 +66,9 @@ class ScribblesRecipe(Config):
     """
 
     kind: Literal["scribbles"] = "scribbles"
-    share: float = Field(default=1.0, ge=0, le=1, allow_inf_nan=False)
+    share: float = Field(default=1.0, ge=0, le=1)
     """Of the whole stroke's length; 0: one row, a click."""
-    radius: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    radius: float | None = Field(default=None, gt=0)
     """Of clouds: distance within which two points of a class belong to one component, and the longest step. The
     command takes five voxels where none is given."""
     neighbors: int = Field(default=8, ge=2)
@@ -83,9 +83,9 @@ class BlocksRecipe(Config):
     """Whole blocks around random labelled rows, until they hold a share of the labels of the scene."""
 
     kind: Literal["blocks"] = "blocks"
-    ratio: float = Field(gt=0, le=1, allow_inf_nan=False)
+    ratio: float = Field(gt=0, le=1)
     """Share of the labelled rows that is reached; the last block may go beyond it."""
-    size: float = Field(gt=0, allow_inf_nan=False)
+    size: float = Field(gt=0)
     """Of images and volumes: edge of the square or cube, in pixels or voxels. Of clouds: diameter."""
     shape: Literal["column", "ball"] = "column"
     """Of clouds."""

@@ -59,12 +59,25 @@ def check_writable(target: Path | str) -> None:
     Raises:
         OSError: its folder, or the first one above it that is there, takes no file; ``filename`` is the target.
     """
-    folder = next(parent for parent in Path(target).absolute().parents if parent.exists())
+    _try_to_write(next(parent for parent in Path(target).absolute().parents if parent.exists()), Path(target))
+
+
+def check_folder(folder: Path) -> None:
+    """Make a folder and write a file in it: better now than after an hour of training.
+
+    Raises:
+        OSError: it cannot be written; ``filename`` is the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _try_to_write(folder, folder)
+
+
+def _try_to_write(folder: Path, blamed: Path) -> None:
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
     except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno or 0), str(target)) from error
+        raise OSError(error.errno, error.strerror, str(blamed)) from error
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from pcseg.config import (
     EntropyMinimizationConfig,
     ErdaConfig,
     IPixMatchConfig,
-    MethodConfig,
     PointPanopticConfig,
     PseudoLabelConfig,
     SoftSelfLabelConfig,
@@ -58,7 +57,7 @@ def build_method(
         InputError: settings that do not fit the data.
     """
     labelled, method = LabelledLoss(config.loss, class_weights), config.method
-    _check(method, config)
+    _check(config)
     if isinstance(method, EntropyMinimizationConfig):
         return EntropyMinimization(model, labelled, method)
     if isinstance(method, PseudoLabelConfig):
@@ -96,8 +95,9 @@ def build_method(
     return Supervised(model, labelled)
 
 
-def _check(method: MethodConfig, config: TrainConfig) -> None:
+def _check(config: TrainConfig) -> None:
     """Here, not in the config: checkpoints of older runs, which can still predict, name settings that nothing reads."""
+    method = config.method
     if isinstance(method, ErdaConfig) and method.class_weighted and config.loss.class_weights == "none":
         raise InputError("method.class_weighted needs weights of classes, and there are none; set loss.class_weights")
     if isinstance(method, SoftSelfLabelConfig) and method.optimization == "hard_graph_cut" and method.label_noise:

@@ -84,18 +84,22 @@ def test_gradients_reach_features_and_not_prototypes():
     assert set(prototypes.state_dict()) == {"centroids", "seen"}
 
 
-def test_queries_learn_what_a_class_is():
-    torch.manual_seed(0)
-    feats = torch.cat([torch.randn(60, 8) + 2, torch.randn(60, 8) - 2])
-    coords, offsets = torch.rand(120, 3), torch.tensor([0, 50, 50, 120])
-    labels = (torch.arange(120) >= 60).long()
-    queries = ClassQueries(2, 8, dim=3, heads=2, temperature=0.2)
+def learn(queries, feats, coords, offsets, labels) -> None:
     optimizer = torch.optim.Adam(queries.parameters(), lr=0.02)
     for _ in range(60):
         loss = torch.nn.functional.cross_entropy(queries(feats, coords, offsets), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+
+def test_queries_learn_what_a_class_is():
+    torch.manual_seed(0)
+    feats = torch.cat([torch.randn(60, 8) + 2, torch.randn(60, 8) - 2])
+    coords, offsets = torch.rand(120, 3), torch.tensor([0, 50, 50, 120])
+    labels = (torch.arange(120) >= 60).long()
+    queries = ClassQueries(2, 8, dim=3, heads=2, temperature=0.2)
+    learn(queries, feats, coords, offsets, labels)
     logits = queries(feats, coords, offsets)
     assert (logits.argmax(1) == labels).float().mean() > 0.95
     one = queries(feats[50:], coords[50:], torch.tensor([0, 70]))
@@ -117,12 +121,7 @@ def test_queries_leave_some_probability_to_a_class_without_labels():
     prototypes.update(feats, labels)
     queries = ClassQueries(3, 8, dim=3, heads=2)
     assert float(queries(feats, coords, offsets).detach().softmax(1)[:, 2].mean()) == pytest.approx(1 / 3, abs=0.05)
-    optimizer = torch.optim.Adam(queries.parameters(), lr=0.02)
-    for _ in range(60):
-        loss = torch.nn.functional.cross_entropy(queries(feats, coords, offsets), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    learn(queries, feats, coords, offsets, labels)
     pull = {}
     for name, pseudo in (("queries", queries(feats, coords, offsets)), ("prototypes", prototypes(feats))):
         share = pseudo.detach().softmax(1)[:, 2]
